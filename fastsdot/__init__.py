@@ -1,0 +1,1 @@
+"""Semi-discrete optimal transport from anything that can be sampled onto a data set."""

@@ -1,0 +1,133 @@
+"""Costs c(x, y) between a sample and a target, each written once.
+
+| name                  | c(x, y)                | kernel form       | unique |
+|-----------------------|------------------------|-------------------|--------|
+| sqeuclidean           | ‖x − y‖²               | inner (power: D ≤ 16) | yes |
+| euclidean             | ‖x − y‖                | power, p=2, root  | no     |
+| l1, cityblock         | Σ_d \\|x_d − y_d\\|      | power, p=1        | no     |
+| lp                    | Σ_d \\|x_d − y_d\\|^p    | power             | p > 1  |
+| dot                   | −⟨x, y⟩                | inner             | yes    |
+| cosine                | 1 − ⟨x, y⟩ / (‖x‖ ‖y‖) | inner             | no     |
+| a callable            | `cost(x, y)`           | callable          | no     |
+
+*unique* says that the optimal map is unique by the paper's condition (Chen et al. 2019, section 3): c(x, y) = h(x − y)
+with h strictly convex and superlinear. −⟨x, y⟩ is ½‖x − y‖² up to terms in x or y alone, so it has the same map.
+Other costs can leave points on a cell's boundary with two equally good targets; ties then go to the smallest index.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastsdot.errors import InvalidArgument
+from fastsdot.kernels.form import Form
+
+Pairing = Callable[[Tensor, Tensor], Tensor]
+
+LOW_DIMENSION = 16  # below it, differences are faster and more accurate than a product of matrices
+
+
+class Embedding(NamedTuple):
+    """Targets as kernels see them: c(x, y_j) = row(x) + form(embed(x), y[j]) + column[j]."""
+
+    form: Form
+    y: Tensor  # [N, D] float32
+    column: Tensor  # [N]
+    centre: Tensor  # [D]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost, its definition, and how it splits into a kernel's form.
+
+    Calling it gives c(x, y) for x and y of shapes [..., D] that broadcast, as a tensor [...].
+    """
+
+    name: str
+    definition: Pairing
+    unique: bool
+    p: float | None = None
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.definition(x, y)
+
+    def fit_loss(self, generated: Tensor, transported: Tensor) -> Tensor:
+        """FIT's loss, the mean of c(x_i, y_i) over the batch: a scalar (Chen et al. 2019, eq. 4)."""
+        return self.definition(generated, transported).mean()
+
+    def embed_targets(self, y: Tensor) -> Embedding:
+        """Split c for targets y [N, D]; inner products are taken about the targets' mean, where they round least."""
+        zero, column = y.new_zeros(y.shape[1]), y.new_zeros(y.shape[0])
+        low = y.shape[1] <= LOW_DIMENSION
+        if self.name == "sqeuclidean" and not low:
+            centre = y.double().mean(0).to(y.dtype)
+            y = y - centre
+            return Embedding(Form("inner", scale=2.0), y, y.double().square().sum(1).to(y.dtype), centre)
+        if self.name == "dot":
+            centre = y.double().mean(0).to(y.dtype)
+            return Embedding(Form("inner"), y - centre, column, centre)
+        if self.name == "cosine":
+            return Embedding(Form("inner"), torch.nn.functional.normalize(y, dim=1, eps=TINY), column, zero)
+        if self.p is not None:
+            form = Form("power", p=self.p, root=self.name == "euclidean")
+            return Embedding(form, y, column, zero)
+        return Embedding(Form("callable", function=self.definition), y, column, zero)
+
+    def embed(self, x: Tensor, centre: Tensor) -> Tensor:
+        """The samples [B, D] that the kernel's form is given."""
+        if self.name == "sqeuclidean":
+            return x - centre
+        return torch.nn.functional.normalize(x, dim=1, eps=TINY) if self.name == "cosine" else x
+
+    def row(self, x: Tensor, embedding: Embedding) -> Tensor:
+        """The part of c that depends on x alone, [B]."""
+        if self.name == "sqeuclidean" and embedding.form.kind == "inner":
+            return (x - embedding.centre).square().sum(1)
+        if self.name == "dot":
+            return -(x @ embedding.centre)
+        return x.new_full((x.shape[0],), 1.0 if self.name == "cosine" else 0.0)
+
+
+TINY = 1e-30  # a zero vector has cosine 0 with everything, so cost 1
+
+
+def _cosine(x: Tensor, y: Tensor) -> Tensor:
+    normalize = torch.nn.functional.normalize
+    return 1 - (normalize(x, dim=-1, eps=TINY) * normalize(y, dim=-1, eps=TINY)).sum(-1)
+
+
+def _lp(p: float) -> Cost:
+    return Cost("lp", lambda x, y: (x - y).abs().pow(p).sum(-1), unique=p > 1, p=p)
+
+
+_NAMED = {
+    "sqeuclidean": Cost("sqeuclidean", lambda x, y: (x - y).square().sum(-1), unique=True, p=2.0),
+    "euclidean": Cost("euclidean", lambda x, y: torch.linalg.vector_norm(x - y, dim=-1), unique=False, p=2.0),
+    "l1": Cost("l1", lambda x, y: (x - y).abs().sum(-1), unique=False, p=1.0),
+    "dot": Cost("dot", lambda x, y: -(x * y).sum(-1), unique=True),
+    "cosine": Cost("cosine", _cosine, unique=False),
+}
+_ALIASES = {"cityblock": "l1"}
+NAMES = (*_NAMED, "lp", *_ALIASES)
+
+
+def make_cost(cost: str | Pairing, p: float | None = None) -> Cost:
+    """The cost of that name, or one built from a callable `cost(x, y)` that broadcasts and reduces the last axis.
+
+    Raises `InvalidArgument` for an unknown name, p ≤ 0, a missing p with "lp", or a p that the cost has no use for.
+    """
+    if cost == "lp":
+        if p is None or not 0 < p < float("inf"):
+            raise InvalidArgument("p", "a finite number above 0 with cost='lp'", repr(p), "give p=1.5, say")
+        return _lp(float(p))
+    if p is not None:
+        raise InvalidArgument("p", "no value unless cost='lp'", repr(p), "leave p out, or use cost='lp'")
+    if callable(cost):
+        return Cost(getattr(cost, "__name__", type(cost).__name__), cost, unique=False)
+    name = _ALIASES.get(cost, cost) if isinstance(cost, str) else None
+    if name not in _NAMED:
+        raise InvalidArgument("cost", f"one of {', '.join(NAMES)}, or a callable", repr(cost), "choose one of these")
+    return _NAMED[name]

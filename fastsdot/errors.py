@@ -1,0 +1,40 @@
+"""Errors: each names the argument, what was expected, what came, and the remedy."""
+
+import torch
+from torch import Tensor
+
+
+class InvalidArgument(ValueError):
+    """A value the caller gave cannot be used."""
+
+    def __init__(self, argument: str, expected: str, received: str, remedy: str):
+        super().__init__(f"{argument}: expected {expected}, received {received}; {remedy}")
+        self.argument = argument
+
+
+class BackendUnavailable(InvalidArgument):
+    """The backend that was asked for cannot run this reduction here."""
+
+
+class SourceError(InvalidArgument):
+    """A source returned something other than a batch of finite samples."""
+
+
+class DataError(InvalidArgument):
+    """A data file or folder cannot be read as targets."""
+
+
+class RunError(InvalidArgument):
+    """A run folder cannot be used for what was asked."""
+
+
+def require_finite(argument: str, values: Tensor, error: type[InvalidArgument] = InvalidArgument) -> None:
+    """Raise if any entry is NaN or infinite; skipped while ``torch.compile`` traces."""
+    if torch.compiler.is_compiling() or not values.is_floating_point():
+        return
+    finite = torch.isfinite(values)
+    if not bool(finite.all()):
+        bad = values.numel() - int(finite.sum())
+        raise error(
+            argument, "finite values", f"{bad} NaN or infinite of {values.numel()}", "remove or replace them"
+        )

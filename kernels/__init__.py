@@ -1,0 +1,26 @@
+"""Reductions over all targets that never store the B×N matrix of scores.
+
+A kernel sees a *form* (how a pair is summed) and a *bias* per target; the score of a pair is
+
+    s_ij = form(x_i, y_j) + bias_j
+
+and four reductions are taken over j, for x [B, D], y [N, D], bias [N]:
+
+    argmin         min_j s_ij  and the smallest index that reaches it                        [B], [B]
+    softmin        v_i = −ε log Σ_j exp(−s_ij / ε)                                           [B]
+    soft_marginal  v_i  and  Σ_i r_i exp((v_i − s_ij) / ε)                                   [B], [N]
+    topk           the k smallest scores, ascending, and their indices                       [B, k], [B, k]
+
+A target whose bias is +inf is never chosen and carries no mass, which is how zero weights enter; weights b_j of
+the entropic reductions enter as −ε log b_j in the bias. Values are differentiable in x and bias.
+
+``prepare(y, form)`` computes once what depends on y alone and picks the backends; `select` says which and why.
+"""
+
+if __name__ != "fastsdot.kernels":
+    raise ImportError(f"expected to be imported as fastsdot.kernels, not as {__name__}; write `import fastsdot.kernels`")
+
+from .form import Form as Form
+from .ops import argmin as argmin, soft_marginal as soft_marginal, softmin as softmin, topk as topk
+from .prepared import Prepared as Prepared, prepare as prepare
+from .select import BACKENDS as BACKENDS, refusal as refusal

@@ -1,0 +1,158 @@
+"""The reductions as torch operators: one implementation each, fake kernels for tracing, gradients of the values.
+
+The gradient of a value with respect to a score is the softmax over targets (its limit, the indicator of the chosen
+target, for argmin and topk): ∂v_i/∂bias_j = p_ij and ∂v_i/∂x_i = Σ_j p_ij ∂form(x_i, y_j)/∂x_i.
+"""
+
+import torch
+from torch import Tensor
+
+from . import streaming
+from .form import find
+from .gemm import block_score
+from .prepared import Prepared
+from .select import BACKENDS
+
+
+@torch.library.custom_op("fastsdot::argmin", mutates_args=())
+def _argmin(x: Tensor, layout: list[Tensor], bias: Tensor, backend: str, form: str) -> tuple[Tensor, Tensor]:
+    return BACKENDS[backend].load().argmin(x, layout, bias, find(form))
+
+
+@torch.library.custom_op("fastsdot::softmin", mutates_args=())
+def _softmin(x: Tensor, layout: list[Tensor], bias: Tensor, backend: str, form: str, epsilon: float) -> Tensor:
+    return BACKENDS[backend].load().softmin(x, layout, bias, find(form), epsilon)
+
+
+@torch.library.custom_op("fastsdot::soft_marginal", mutates_args=())
+def _soft_marginal(
+    x: Tensor, layout: list[Tensor], bias: Tensor, row_weight: Tensor, backend: str, form: str, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    return BACKENDS[backend].load().soft_marginal(x, layout, bias, find(form), epsilon, row_weight)
+
+
+@torch.library.custom_op("fastsdot::topk", mutates_args=())
+def _topk(x: Tensor, layout: list[Tensor], bias: Tensor, backend: str, form: str, k: int) -> tuple[Tensor, Tensor]:
+    return BACKENDS[backend].load().topk(x, layout, bias, find(form), k)
+
+
+def soft_gradient(
+    x: Tensor, y: Tensor, bias: Tensor, value: Tensor, row_weight: Tensor, form: str, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Σ_i r_i v_i differentiated with respect to x and bias, over blocks of targets on any device."""
+    pair = find(form)
+    score, width = block_score(x, y, bias, pair)
+    gradient, mass = torch.zeros_like(x), torch.empty_like(bias)
+    for start, stop in streaming.blocks(y.shape[0], width):
+        p = row_weight[:, None] * torch.exp((value[:, None] - score(start, stop)) / epsilon)
+        mass[start:stop] = p.sum(0)
+        gradient += pair.gradient(x, y[start:stop], p)
+    return gradient, mass
+
+
+def chosen_gradient(x: Tensor, y: Tensor, index: Tensor, weight: Tensor, form: str) -> Tensor:
+    """Σ_k w_ik ∂form(x_i, y_{index_ik})/∂x_i, for index and weight [B, k]."""
+    pair = find(form)
+    rows = [pair.gradient(x, y[column], w[:, None], paired=True) for column, w in zip(index.T, weight.T, strict=True)]
+    return torch.stack(rows).sum(0)
+
+
+# A callable's gradient is autograd's, which runs in Python but not inside an operator.
+_soft_gradient = torch.library.custom_op("fastsdot::soft_gradient", soft_gradient, mutates_args=())
+_chosen_gradient = torch.library.custom_op("fastsdot::chosen_gradient", chosen_gradient, mutates_args=())
+
+
+@_argmin.register_fake
+def _(x, layout, bias, backend, form):
+    return x.new_empty(x.shape[0]), x.new_empty(x.shape[0], dtype=torch.int64)
+
+
+@_softmin.register_fake
+def _(x, layout, bias, backend, form, epsilon):
+    return x.new_empty(x.shape[0])
+
+
+@_soft_marginal.register_fake
+def _(x, layout, bias, row_weight, backend, form, epsilon):
+    return x.new_empty(x.shape[0]), torch.empty_like(bias)
+
+
+@_topk.register_fake
+def _(x, layout, bias, backend, form, k):
+    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
+
+
+@_soft_gradient.register_fake
+def _(x, y, bias, value, row_weight, form, epsilon):
+    return torch.empty_like(x), torch.empty_like(bias)
+
+
+@_chosen_gradient.register_fake
+def _(x, y, index, weight, form):
+    return torch.empty_like(x)
+
+
+def _save_chosen(ctx, inputs, output):
+    x, layout, bias = inputs[:3]
+    ctx.save_for_backward(x, layout[0], bias, output[1])
+    ctx.form, ctx.layout = inputs[4], [None] * len(layout)
+
+
+def _chosen_backward(ctx, grad_value, grad_index):
+    x, y, bias, index = ctx.saved_tensors
+    index, weight = index.reshape(x.shape[0], -1), grad_value.reshape(x.shape[0], -1)
+    gradient = chosen_gradient if ctx.form.startswith("callable") else _chosen_gradient
+    grad_x = gradient(x, y, index, weight, ctx.form)
+    grad_bias = torch.zeros_like(bias).index_add(0, index.reshape(-1), weight.reshape(-1))
+    return grad_x, ctx.layout, grad_bias, None, None
+
+
+def _topk_backward(ctx, grad_value, grad_index):
+    return *_chosen_backward(ctx, grad_value, grad_index), None
+
+
+def _save_soft(ctx, inputs, output):
+    x, layout, bias, _, ctx.form, ctx.epsilon = inputs
+    ctx.save_for_backward(x, layout[0], bias, output)
+    ctx.layout = [None] * len(layout)
+
+
+def _soft_backward(ctx, grad):
+    x, y, bias, value = ctx.saved_tensors
+    gradient = soft_gradient if ctx.form.startswith("callable") else _soft_gradient
+    grad_x, grad_bias = gradient(x, y, bias, value, grad.contiguous(), ctx.form, ctx.epsilon)
+    return grad_x, ctx.layout, grad_bias, None, None, None
+
+
+_argmin.register_autograd(_chosen_backward, setup_context=_save_chosen)
+_topk.register_autograd(_topk_backward, setup_context=_save_chosen)
+_softmin.register_autograd(_soft_backward, setup_context=_save_soft)
+
+
+def argmin(x: Tensor, targets: Prepared, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """min_j s_ij and the smallest j that reaches it: [B], [B] int64."""
+    backend = targets.backend("argmin")
+    return _argmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key)
+
+
+def softmin(x: Tensor, targets: Prepared, bias: Tensor, epsilon: float) -> Tensor:
+    """v_i = −ε log Σ_j exp(−s_ij / ε), [B]."""
+    backend = targets.backend("softmin")
+    return _softmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, epsilon)
+
+
+def soft_marginal(
+    x: Tensor, targets: Prepared, bias: Tensor, epsilon: float, row_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """v_i, [B], and Σ_i r_i exp((v_i − s_ij) / ε), [N]; r defaults to 1/B. Neither is differentiable."""
+    backend = targets.backend("soft_marginal")
+    if row_weight is None:
+        row_weight = x.new_full((x.shape[0],), 1 / max(1, x.shape[0]))
+    layout = targets.layouts[backend]
+    return _soft_marginal(x.contiguous(), layout, bias, row_weight, backend, targets.form.key, epsilon)
+
+
+def topk(x: Tensor, targets: Prepared, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest s_ij of each row in ascending order, ties by index, and their indices: [B, k], [B, k] int64."""
+    backend = targets.backend("topk")
+    return _topk(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, k)

@@ -1,0 +1,49 @@
+"""Prepared targets: what depends on y alone, computed once for thousands of steps."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastsdot.errors import BackendUnavailable
+
+from .form import Form
+from .select import BACKENDS, REDUCTIONS, select
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Targets laid out for the backends that run their reductions.
+
+    `layouts[backend]` is a list of tensors whose first is y [N, D]; `plan[reduction]` is the backend that runs it,
+    and `refusals[reduction]` the error to raise where the backend that the user named cannot.
+    """
+
+    form: Form
+    y: Tensor
+    layouts: dict[str, list[Tensor]]
+    plan: dict[str, str]
+    refusals: dict[str, BackendUnavailable]
+
+    def backend(self, reduction: str) -> str:
+        if reduction in self.refusals:
+            raise self.refusals[reduction]
+        return self.plan[reduction]
+
+
+def prepare(y: Tensor, form: Form, backend: str | None = None) -> Prepared:
+    """Lay out targets y [N, D], floating point and finite, for `backend` or for the fastest that applies.
+
+    Raises `BackendUnavailable` when the backend named cannot run even the argmin.
+    """
+    n, d = y.shape
+    plan, refusals = {}, {}
+    for reduction in REDUCTIONS:
+        try:
+            plan[reduction] = select(form, reduction, y.device, n, d, backend)
+        except BackendUnavailable as error:
+            if reduction == "argmin":
+                raise
+            refusals[reduction] = error
+    y = y.contiguous()
+    layouts = {name: BACKENDS[name].load().prepare(y, form) for name in set(plan.values())}
+    return Prepared(form, y, layouts, plan, refusals)

@@ -1,0 +1,77 @@
+"""Which backend runs a reduction, and the reason why another cannot."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+
+from fastsdot.errors import BackendUnavailable, InvalidArgument
+
+from .form import Form
+
+REDUCTIONS = ("argmin", "softmin", "soft_marginal", "topk")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A module that offers `refusal`, `prepare` and the reductions, and the package that it needs."""
+
+    module: str
+    requires: str | None = None
+
+    def load(self) -> ModuleType:
+        return import_module(f"fastsdot.kernels.{self.module}")
+
+
+BACKENDS = {
+    "naive": Backend("naive"),
+    "gemm": Backend("gemm"),
+    "numba": Backend("numba_lp", requires="numba"),
+    "keops": Backend("keops", requires="pykeops"),
+    "triton": Backend("triton", requires="triton"),
+}
+
+# Fastest first. Measured with `make bench` (docs/performance.md says on what); a backend that refuses is passed over.
+PREFERENCE = {
+    ("cpu", "inner"): ("gemm",),
+    ("cpu", "power"): ("numba", "gemm"),
+    ("cpu", "callable"): ("keops", "gemm"),
+    ("cuda", "inner"): ("triton", "gemm"),
+    ("cuda", "power"): ("triton", "keops", "gemm"),
+    ("cuda", "callable"): ("keops", "gemm"),
+}
+
+
+def refusal(backend: str, form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:
+    """Why `backend` cannot run this reduction, or None when it can.
+
+    Raises `InvalidArgument` for a name that is not a backend.
+    """
+    if backend not in BACKENDS:
+        names = ", ".join(BACKENDS)
+        raise InvalidArgument("backend", f"one of {names}, or None", repr(backend), "choose one of these names")
+    entry = BACKENDS[backend]
+    if entry.requires is not None and find_spec(entry.requires) is None:
+        return f"the package {entry.requires} is not installed"
+    return entry.load().refusal(form, reduction, device, n, d)
+
+
+def select(form: Form, reduction: str, device: torch.device, n: int, d: int, backend: str | None) -> str:
+    """The backend that runs `reduction`: the one named, or the fastest that applies.
+
+    Raises `BackendUnavailable` with the reason when the one named cannot run.
+    """
+    if backend is not None:
+        reason = refusal(backend, form, reduction, device, n, d)
+        if reason is not None:
+            raise BackendUnavailable(
+                "backend",
+                f"one that runs {reduction} for the {form.kind} form on {device.type}",
+                f"{backend!r}: {reason}",
+                "choose another, or None to let fastsdot choose",
+            )
+        return backend
+    order = PREFERENCE.get((device.type, form.kind), ("gemm",))
+    return next(name for name in order if refusal(name, form, reduction, device, n, d) is None)

@@ -1,0 +1,67 @@
+"""The reductions over targets read in blocks, given a function that scores one block.
+
+`score(start, stop)` returns s_ij for targets start ≤ j < stop as [B, stop − start]; it may reuse one buffer, so
+each block is reduced before the next is asked for. Memory is B × block whatever N is.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+Score = Callable[[int, int], Tensor]
+
+
+def blocks(n: int, width: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + width, n)) for start in range(0, n, width))
+
+
+def argmin(score: Score, n: int, width: int) -> tuple[Tensor, Tensor]:
+    """Values first (`amin` is far cheaper than `min` with its index), then the column inside the winning block."""
+    value = index = None
+    for start, stop in blocks(n, width):
+        s = score(start, stop)
+        low = s.amin(1)
+        if value is None:
+            value = torch.full_like(low, torch.inf)
+            index = torch.zeros_like(low, dtype=torch.int64)
+        (row,) = torch.nonzero(low < value, as_tuple=True)
+        if row.numel():
+            column = (s[row] == low[row, None]).to(torch.uint8).argmax(1)
+            value[row] = low[row]
+            index[row] = column + start
+    return value, index
+
+
+def softmin(score: Score, n: int, width: int, epsilon: float) -> Tensor:
+    total = None
+    for start, stop in blocks(n, width):
+        part = torch.logsumexp(score(start, stop) / -epsilon, dim=1)
+        total = part if total is None else torch.logaddexp(total, part)
+    return -epsilon * total
+
+
+def soft_marginal(score: Score, n: int, width: int, epsilon: float, row_weight: Tensor) -> tuple[Tensor, Tensor]:
+    value = softmin(score, n, width, epsilon)
+    mass = torch.empty(n, dtype=value.dtype, device=value.device)
+    for start, stop in blocks(n, width):
+        mass[start:stop] = row_weight @ torch.exp((value[:, None] - score(start, stop)) / epsilon)
+    return value, mass
+
+
+def topk(score: Score, n: int, width: int, k: int) -> tuple[Tensor, Tensor]:
+    """A stable sort of (best so far, block) keeps the smaller index first among equal scores."""
+    value = index = None
+    for start, stop in blocks(n, width):
+        s = score(start, stop)
+        column = torch.arange(start, stop, device=s.device).expand_as(s)
+        if value is not None:
+            s, column = torch.cat([value, s], 1), torch.cat([index, column], 1)
+        s, order = torch.sort(s, dim=1, stable=True)
+        value, index = s[:, :k].contiguous(), column.gather(1, order[:, :k])
+    return value, index
+
+
+def column_sums(score: Score, n: int, width: int) -> Tensor:
+    """Σ_i s_ij, [N] in float64."""
+    return torch.cat([score(start, stop).double().sum(0) for start, stop in blocks(n, width)])
