@@ -1,0 +1,45 @@
+"""Comparison with the float64 definition by regret: how much worse the chosen target's score is than the best."""
+
+import torch
+from torch import Tensor
+
+from fastsdot.kernels import naive
+from fastsdot.kernels.form import Form
+
+ROUNDING = 2.0**-23
+
+
+def reference(x: Tensor, y: Tensor, bias: Tensor, form: Form) -> Tensor:
+    """s_ij in float64, [B, N]."""
+    return naive.scores(x.double().cpu(), y.double().cpu(), bias.double().cpu(), form)
+
+
+def tolerance(x: Tensor, y: Tensor, bias: Tensor, form: Form, slack: float = 4.0) -> Tensor:
+    """Float32 rounding of a row's scores, [B]: half an ulp per addition grows as the root of D for random signs.
+
+    The magnitude is that of the terms summed, ⟨|x|, |y|⟩ for the inner form and the cost itself otherwise.
+    """
+    d = max(1, x.shape[1])
+    if form.kind == "inner":
+        size = form.scale * x.double().norm(dim=1) * y.double().norm(dim=1).max()
+    else:
+        size = form.pairwise(x.double().cpu(), y.double().cpu()).amin(1)
+    finite = bias[torch.isfinite(bias)].double().abs()
+    return slack * ROUNDING * d**0.5 * (size.cpu() + (finite.max().cpu() if finite.numel() else 0.0)) + 1e-300
+
+
+def regret(score: Tensor, index: Tensor) -> Tensor:
+    """score[i, index_i] − min_j score_ij, [B], zero for the best choice and inf for a target that cannot be chosen."""
+    chosen = score.gather(1, index.cpu()[:, None]).squeeze(1)
+    return torch.where(torch.isinf(chosen), torch.inf, chosen - score.amin(1))
+
+
+def assert_argmin(x: Tensor, y: Tensor, bias: Tensor, form: Form, value: Tensor, index: Tensor) -> None:
+    """Every chosen target is within float32 rounding of the best, and every value is that score."""
+    score, allowed = reference(x, y, bias, form), tolerance(x, y, bias, form)
+    assert index.dtype == torch.int64
+    assert index.shape == value.shape == (x.shape[0],)
+    excess = regret(score, index) - allowed
+    assert (excess <= 0).all(), f"{int((excess > 0).sum())} rows have regret above rounding, at most {excess.max():.3e} over"
+    error = (value.double().cpu() - score.amin(1)).abs() - allowed
+    assert (error <= 0).all(), f"{int((error > 0).sum())} values are off by up to {error.max():.3e} above rounding"
