@@ -1,0 +1,37 @@
+# Every target makes its own environment when there is none and installs into it once.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= run/digits
+
+.PHONY: demo test bench lint wheel-test clean
+
+demo: $(VENV)/.installed-train
+	$(VENV)/bin/fastsdot train --data digits --cost l1 --out $(RUN) --overwrite
+	$(VENV)/bin/fastsdot evaluate $(RUN)
+
+test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest
+
+bench: $(VENV)/.installed-bench
+	$(VENV)/bin/python -m pytest benchmarks --benchmark-only
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# The tests against the built wheel, in an empty environment, from a folder where the checkout cannot be imported.
+wheel-test:
+	rm -rf .wheel-test build
+	$(PYTHON) -m venv .wheel-test/venv
+	.wheel-test/venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir .wheel-test .
+	.wheel-test/venv/bin/python -m pip install --quiet "fastsdot[test] @ file://$$(ls $(CURDIR)/.wheel-test/*.whl)" -c constraints.txt
+	cp -R tests README.md pyproject.toml .wheel-test/
+	cd .wheel-test && venv/bin/pytest
+
+clean:
+	rm -rf $(VENV) .wheel-test build *.egg-info .pytest_cache .benchmarks
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]' -c constraints.txt
+	touch $@
