@@ -3,6 +3,7 @@
 Anything that takes a `Progress` can be given as ``progress=``; `live` is the one that the command line uses.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +29,9 @@ class Progress:
     values: dict[str, float] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """The values on one line, such as "W 9.71  χ² 0.043"."""
-        return "  ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in self.values.items())
+        """The values that are known on one line, such as "W 9.71  χ² 0.043"."""
+        known = {LABELS.get(name, name): value for name, value in self.values.items() if not math.isnan(value)}
+        return "  ".join(f"{label} {value:.4g}" for label, value in known.items())
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Progress is shown as lines in a pipe and as bars on a terminal."""
 
 import io
+import math
 
 import pytest
 
@@ -15,8 +16,8 @@ class Terminal(io.StringIO):
 
 def rounds() -> list[Progress]:
     return [
-        Progress("solve", 1, 512, 1024, {"w": 50.25}),
-        Progress("solve", 1, 1024, 1024, {"w": 41.5, "chi2": 0.0421}),
+        Progress("solve", 1, 512, 1024, {"w": 50.25, "chi2": math.nan}),
+        Progress("solve", 1, 1024, 1024, {"w": 41.5, "chi2": 0.0421, "loss": math.nan}),
         Progress("fit", 1, 300, 300, {"loss": 12.0}),
         Progress("solve", 2, 512, None, {}),
     ]
