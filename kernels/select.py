@@ -30,7 +30,7 @@ BACKENDS = {
     "gemm": Backend("gemm"),
     "numba": Backend("numba_lp", requires="numba"),
     "keops": Backend("keops", requires="pykeops"),
-    "triton": Backend("triton", requires="triton"),
+    "triton": Backend("triton_backend", requires="triton"),
 }
 
 # Fastest first. Measured with `make bench` (docs/performance.md says on what); a backend that refuses is passed over.

@@ -1,0 +1,114 @@
+"""argmin over targets in two launches: the smallest score per row and group of tiles, then the smallest of those.
+
+The first pass carries (smallest score, where) for each row; `where` is the target, or only its tile when looking for
+the target afterwards reads less than looking in every tile. Strict < keeps the first tile. The second pass takes the
+lexicographic minimum of (score, where) over the groups and evaluates the candidate targets in float64, so that the
+value is the rounded exact score whatever the tiles and groups were.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .form import Form
+from .triton_launch import REREAD, Launch, Tiling, form_constants, splits, tiling
+from .triton_tiles import exact_scores, score_tile
+
+
+@triton.jit(do_not_specialize=["B", "N", "group_size"])
+def tile_minima(
+    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, value_ptr, where_ptr, group_size,
+    INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Per group of `group_size` tiles and row: the smallest score, and the tile (WIDTH = BN) or target (WIDTH = 1)."""
+    row_tiles = tl.cdiv(B, BM)
+    group = tl.program_id(0) // row_tiles
+    row = (tl.program_id(0) % row_tiles) * BM
+    first = group * group_size
+    best = tl.full((BM,), float("inf"), tl.float32)
+    where = tl.full((BM,), 0, tl.int32) + first * (BN // WIDTH)
+    offs_n = tl.arange(0, BN)
+    for tile in range(first, tl.minimum(first + group_size, tl.cdiv(N, BN))):
+        score = score_tile(
+            x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
+            INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
+        )  # fmt: skip
+        low = tl.min(score, 1)
+        better = low < best
+        if WIDTH == 1:
+            column = tl.min(tl.where(score == low[:, None], offs_n[None, :], BN), 1)
+            where = tl.where(better, tile * BN + column, where)
+        else:
+            where = tl.where(better, tile, where)
+        best = tl.where(better, low, best)
+    offs_m = row + tl.arange(0, BM)
+    out = group.to(tl.int64) * B + offs_m
+    tl.store(value_ptr + out, best, mask=offs_m < B)
+    tl.store(where_ptr + out, where, mask=offs_m < B)
+
+
+@triton.jit(do_not_specialize=["B", "N", "groups"])
+def nearest(
+    x_ptr, y_ptr, bias_ptr, B, N, D, group_value_ptr, group_where_ptr, groups, value_ptr, index_ptr,
+    INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
+    WIDTH: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """One row: the best of its groups, then the smallest exact score among that one's WIDTH targets, BN at a time."""
+    row = tl.program_id(0)
+    offs_g = tl.arange(0, GROUPS)
+    best = tl.full((GROUPS,), float("inf"), tl.float32)
+    where = tl.full((GROUPS,), 2**31 - 1, tl.int32)
+    for start in range(0, groups, GROUPS):
+        group = start + offs_g
+        at = group.to(tl.int64) * B + row
+        score = tl.load(group_value_ptr + at, mask=group < groups, other=float("inf"))
+        place = tl.load(group_where_ptr + at, mask=group < groups, other=2**31 - 1)
+        better = (score < best) | ((score == best) & (place < where))
+        best = tl.where(better, score, best)
+        where = tl.where(better, place, where)
+    first = tl.min(tl.where(best == tl.min(best, 0), where, 2**31 - 1), 0) * WIDTH
+
+    value = tl.full((), float("inf"), tl.float64)
+    index = first
+    offs_n = tl.arange(0, BN)
+    for start in tl.static_range(0, WIDTH, BN):
+        score = exact_scores(
+            x_ptr, y_ptr, bias_ptr, row, first + start, N, D, INNER, SCALE, WHOLE, FRACTION, ROOT, BN, BK
+        )
+        low = tl.min(score, 0)
+        column = tl.min(tl.where(score == low, offs_n, BN), 0)
+        index = tl.where(low < value, first + start + column, index)
+        value = tl.where(low < value, low, value)
+    tl.store(value_ptr + row, value.to(tl.float32))
+    tl.store(index_ptr + row, index.to(tl.int64))
+
+
+def minima(tiles: Tiling, width: int, group_size: int) -> tuple[Tensor, Tensor]:
+    """`tile_minima` over groups of that many tiles: [groups, B] scores and places."""
+    groups = -(-tiles.target_tiles // group_size)
+    value = tiles.x.new_empty(groups, tiles.x.shape[0])
+    where = torch.empty_like(value, dtype=torch.int32)
+    grid = (tiles.row_tiles * groups,)
+    tile_minima[grid](*tiles.operands, value, where, group_size, **tiles.constants, WIDTH=width)
+    return value, where
+
+
+def argmin(
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None = None
+) -> tuple[Tensor, Tensor]:
+    tiles = tiling(x, layout, bias, form, launch)
+    (b, n), d = tiles.sizes, x.shape[1]
+    value, index = x.new_empty(b), torch.empty(b, dtype=torch.int64, device=x.device)
+    if b == 0:
+        return value, index
+    columns = tiles.launch.columns
+    width = columns if n > REREAD * columns * d else 1
+    groups, size = splits(tiles.target_tiles, tiles.row_tiles, x.device)
+    group_value, group_where = minima(tiles, width, size)
+    nearest[(b,)](
+        tiles.x, tiles.y, tiles.bias, b, n, d, group_value, group_where, groups, value, index,
+        **form_constants(form), WIDTH=width, BN=min(width, 64), BK=32, GROUPS=128, num_warps=4,
+    )  # fmt: skip
+    return value, index

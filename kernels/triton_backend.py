@@ -1,0 +1,28 @@
+"""The Triton backend: which requests it takes, how it lays out targets, and its reductions."""
+
+import torch
+import triton
+from torch import Tensor
+
+from .form import Form
+from .triton_argmin import argmin as argmin
+from .triton_launch import COLUMNS, LOWEST_CAPABILITY, capability, depth, k_major
+from .triton_soft import soft_marginal as soft_marginal, softmin as softmin
+from .triton_topk import topk as topk
+
+
+def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:
+    if form.kind == "callable":
+        return "a callable is not compiled into its kernels; backend 'keops' or 'gemm' runs it"
+    if device.type != "cuda":
+        return None if triton.knobs.runtime.interpret else f"it needs a CUDA device, not {device.type}"
+    if torch.version.hip is not None:
+        return "its kernels are compiled and checked for NVIDIA devices only"
+    if capability(device) < LOWEST_CAPABILITY:
+        return f"it needs compute capability {LOWEST_CAPABILITY / 10} for tf32 products"
+    return None
+
+
+def prepare(y: Tensor, form: Form) -> list[Tensor]:
+    """y [N, D], and for the power form its K-major copy with zeros up to whole tiles."""
+    return [y] if form.kind == "inner" else [y, k_major(y, COLUMNS, depth(y.shape[1]))]

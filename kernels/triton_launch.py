@@ -1,0 +1,147 @@
+"""How the Triton kernels are launched: tile sizes as data, operands as the tiles read them, and how work is split.
+
+Tile sizes were chosen from code compiled ahead of time (docs/gpu-kernels.md: no spill, instructions per unit of work).
+None has been timed, and none is tuned when a user calls.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .form import Form
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Tile of `rows` × `columns` scores, `depth` coordinates at a time, by `warps` warps in `stages` buffers."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+# By family and lowest compute capability, newest first; in a row the smallest tile that holds the batch, else the last.
+LAUNCHES: dict[str, dict[int, tuple[Launch, ...]]] = {
+    "inner": {
+        90: (Launch(16, 128, 32, 4, 3), Launch(64, 128, 32, 4, 3), Launch(128, 128, 32, 8, 3)),
+        80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
+    },
+    "power": {80: (Launch(1, 512, 4, 4, 2), Launch(4, 1024, 4, 4, 2), Launch(16, 1024, 4, 4, 2))},
+    "fractional power": {80: (Launch(1, 512, 4, 4, 2), Launch(16, 256, 4, 4, 2))},
+}
+COLUMNS = 1024  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
+PROGRAMS = 8  # per multiprocessor: enough to fill it twice over at any occupancy that these tiles reach
+LOWEST_CAPABILITY = 80  # tf32 products begin here
+
+# Finding the column inside the loop costs about 3 instructions a score; finding it afterwards reads one tile of targets
+# a row again. On an H100 (28.7e12 instructions/s, 3.35 TB/s) the second is less once N exceeds 12 × columns × D.
+REREAD = 12
+
+
+def capability(device: torch.device) -> int:
+    """10 × major + minor of the compute capability; the interpreter takes the oldest one's tiles."""
+    if device.type != "cuda":
+        return LOWEST_CAPABILITY
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def family(form: Form) -> str:
+    if form.kind == "inner":
+        return "inner"
+    return "power" if exponent(form)["FRACTION"] == 0 else "fractional power"
+
+
+def exponent(form: Form) -> dict[str, int | float]:
+    """p as a whole number of multiplications, at most 8, and the rest."""
+    whole = min(int(form.p), 8)
+    return {"WHOLE": whole, "FRACTION": form.p - whole}
+
+
+def depth(d: int) -> int:
+    """Coordinates of the power form between two tests of its loop; K-major copies have a multiple of it."""
+    return min(4, 1 << (d - 1).bit_length()) if d else 1
+
+
+def choose(form: Form, capability: int, batch: int, d: int) -> Launch:
+    """The launch for a batch of that many rows."""
+    table = LAUNCHES[family(form)]
+    row = table[max(least for least in table if least <= capability)]
+    launch = next((entry for entry in row if entry.rows >= batch), row[-1])
+    return launch if form.kind == "inner" else replace(launch, depth=depth(d))
+
+
+def k_major(v: Tensor, width: int, rows: int) -> Tensor:
+    """vᵀ with zeros up to multiples of `width` columns and `rows` rows: [n, D] to [D', n']."""
+    n, d = v.shape
+    return torch.nn.functional.pad(v.T, (0, -n % width, 0, -d % rows))
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """One call's operands and tiles: x [B, D], y [N, D], bias [N], float32 and contiguous.
+
+    `tile_x` and `tile_y` are what tiles read: x and y for the inner form, their K-major copies for the power form.
+    """
+
+    x: Tensor
+    y: Tensor
+    bias: Tensor
+    tile_x: Tensor
+    tile_y: Tensor
+    form: Form
+    launch: Launch
+
+    @cached_property
+    def sizes(self) -> tuple[int, int]:
+        return self.x.shape[0], self.y.shape[0]
+
+    @cached_property
+    def row_tiles(self) -> int:
+        return -(-self.x.shape[0] // self.launch.rows)
+
+    @cached_property
+    def target_tiles(self) -> int:
+        return -(-self.y.shape[0] // self.launch.columns)
+
+    @property
+    def operands(self) -> tuple[Tensor | int, ...]:
+        """x, y, bias, B, N, D and the leading dimensions, as `score_tile` takes them."""
+        inner = self.form.kind == "inner"
+        d = self.x.shape[1] if inner else self.tile_y.shape[0]
+        return self.tile_x, self.tile_y, self.bias, *self.sizes, d, self.tile_x.shape[1], self.tile_y.shape[1]
+
+    @property
+    def constants(self) -> dict[str, int | float | bool]:
+        return {
+            **form_constants(self.form),
+            "BM": self.launch.rows,
+            "BN": self.launch.columns,
+            "BK": self.launch.depth,
+            "num_warps": self.launch.warps,
+            "num_stages": self.launch.stages,
+        }
+
+
+def form_constants(form: Form) -> dict[str, int | float | bool]:
+    return {"INNER": form.kind == "inner", "SCALE": float(form.scale), **exponent(form), "ROOT": form.root}
+
+
+def tiling(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None = None) -> Tiling:
+    """The operands of one call, by the launch given or the one chosen for its shape."""
+    x, y, bias = x.contiguous(), layout[0], bias.contiguous()
+    launch = launch or choose(form, capability(x.device), *x.shape)
+    tile_x = x if form.kind == "inner" else k_major(x, max(16, launch.rows), launch.depth)
+    return Tiling(x, y, bias, tile_x, layout[-1], form, launch)
+
+
+def splits(parts: int, others: int, device: torch.device) -> tuple[int, int]:
+    """How many groups `parts` tiles are split into so that `others` × groups programs fill the device, and their size."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    groups = max(1, min(parts, -(-PROGRAMS * processors // others)))
+    size = -(-parts // groups)
+    return -(-parts // size), size

@@ -1,0 +1,113 @@
+"""softmin and soft_marginal: an online log-sum-exp per row, then a pass with the rows' values known.
+
+With m the smallest score so far and c = log2(e) / ε, a row carries (m, Σ_j 2^(c (m − s_ij))): the difference is taken
+in units of cost, where it is exact near the minimum. Groups of tiles are merged in float64,
+
+    v_i = m_i − ε log Σ_j exp((m_i − s_ij) / ε),        mass_j = Σ_i r_i 2^(c (v_i − s_ij)).
+
+The second pass owns a tile of targets and walks over the rows: no two programs add to the same number.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .form import Form
+from .triton_launch import Launch, Tiling, splits, tiling
+from .triton_tiles import score_tile
+
+HUGE = tl.constexpr(3.0e38)  # in place of inf where inf − inf would follow
+
+
+@triton.jit(do_not_specialize=["B", "N", "group_size", "c"])
+def row_sums(
+    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, low_ptr, total_ptr, group_size, c,
+    INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Per group of tiles and row: m = min_j s_ij, at most HUGE, and Σ_j 2^(c (m − s_ij))."""
+    row_tiles = tl.cdiv(B, BM)
+    group = tl.program_id(0) // row_tiles
+    row = (tl.program_id(0) % row_tiles) * BM
+    first = group * group_size
+    low = tl.full((BM,), HUGE, tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    for tile in range(first, tl.minimum(first + group_size, tl.cdiv(N, BN))):
+        score = score_tile(
+            x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
+            INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
+        )  # fmt: skip
+        lower = tl.minimum(low, tl.min(score, 1))
+        total = total * tl.exp2((lower - low) * c) + tl.sum(tl.exp2((lower[:, None] - score) * c), 1)
+        low = lower
+    offs_m = row + tl.arange(0, BM)
+    out = group.to(tl.int64) * B + offs_m
+    tl.store(low_ptr + out, low, mask=offs_m < B)
+    tl.store(total_ptr + out, total, mask=offs_m < B)
+
+
+@triton.jit(do_not_specialize=["B", "N", "group_size", "groups", "c"])
+def column_sums(
+    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, value_ptr, weight_ptr, mass_ptr, group_size, groups, c,
+    INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Per group of row tiles and target: Σ_i r_i 2^(c (v_i − s_ij))."""
+    group = tl.program_id(0) % groups
+    column = (tl.program_id(0) // groups) * BN
+    first = group * group_size
+    mass = tl.zeros((BN,), tl.float32)
+    for tile in range(first, tl.minimum(first + group_size, tl.cdiv(B, BM))):
+        score = score_tile(
+            x_ptr, y_ptr, bias_ptr, tile * BM, column, B, N, D, ldx, ldy,
+            INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
+        )  # fmt: skip
+        offs_m = tile * BM + tl.arange(0, BM)
+        value = tl.minimum(tl.load(value_ptr + offs_m, mask=offs_m < B, other=-HUGE), HUGE)
+        weight = tl.load(weight_ptr + offs_m, mask=offs_m < B, other=0.0)
+        mass += tl.sum(weight[:, None] * tl.exp2((value[:, None] - score) * c), 0)
+    offs_n = column + tl.arange(0, BN)
+    tl.store(mass_ptr + group.to(tl.int64) * N + offs_n, mass, mask=offs_n < N)
+
+
+def row_values(tiles: Tiling, epsilon: float) -> Tensor:
+    b = tiles.x.shape[0]
+    groups, size = splits(tiles.target_tiles, tiles.row_tiles, tiles.x.device)
+    low, total = tiles.x.new_empty(groups, b), tiles.x.new_empty(groups, b)
+    grid = (tiles.row_tiles * groups,)
+    row_sums[grid](*tiles.operands, low, total, size, math.log2(math.e) / epsilon, **tiles.constants)
+    lowest = low.amin(0).double()
+    total = (total * torch.exp((lowest - low) / epsilon)).sum(0)
+    return (lowest - epsilon * total.log()).float()
+
+
+def softmin(
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, launch: Launch | None = None
+) -> Tensor:
+    return row_values(tiling(x, layout, bias, form, launch), epsilon) if x.shape[0] else x.new_empty(0)
+
+
+def soft_marginal(
+    x: Tensor,
+    layout: list[Tensor],
+    bias: Tensor,
+    form: Form,
+    epsilon: float,
+    row_weight: Tensor,
+    launch: Launch | None = None,
+) -> tuple[Tensor, Tensor]:
+    if x.shape[0] == 0:
+        return x.new_empty(0), torch.zeros_like(bias)
+    tiles = tiling(x, layout, bias, form, launch)
+    value = row_values(tiles, epsilon)
+    groups, size = splits(tiles.row_tiles, tiles.target_tiles, x.device)
+    mass = x.new_empty(groups, bias.shape[0])
+    grid = (tiles.target_tiles * groups,)
+    column_sums[grid](
+        *tiles.operands, value, row_weight.contiguous(), mass, size, groups, math.log2(math.e) / epsilon,
+        **tiles.constants,
+    )  # fmt: skip
+    return value, mass.sum(0)

@@ -1,0 +1,131 @@
+"""The tile of scores that every Triton kernel is built on: s_ij for BM rows of x and BN targets, [BM, BN] float32.
+
+The inner form runs on tensor cores. Each operand is split as v = v̂ + δv, v̂ rounded to tf32, and
+
+    ⟨x, y⟩ ≈ ⟨x̂, δy⟩ + ⟨δx, ŷ⟩ + ⟨x̂, ŷ⟩,   error below 2⁻²² |x_d y_d| a coordinate,
+
+the terms of BK coordinates are summed by the tensor core, which truncates, and the chunks in float32, which rounds.
+The power form adds one coordinate after another from K-major copies of x and y, so that a thread keeps a row of
+targets in registers, reads contiguous memory and exchanges nothing.
+
+Rows and targets past the end repeat the last one or are zero; such targets get the bias +inf.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def round_to_tf32(v):
+    """v to the nearest number with 10 explicit bits of fraction."""
+    return ((v.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def inner_tile(x_ptr, y_ptr, row, column, B, N, D, ldx, ldy, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """⟨x_i, y_j⟩ for row-major x and y, the next ones ldx and ldy elements on."""
+    offs_k = tl.arange(0, BK)
+    offs_m = tl.minimum(tl.arange(0, BM), B - 1 - row)
+    offs_n = tl.minimum(tl.arange(0, BN), N - 1 - column)
+    x_ptrs = x_ptr + tl.cast(row, tl.int64) * ldx + offs_m[:, None] * ldx + offs_k[None, :]  # [BM, BK]
+    y_ptrs = y_ptr + tl.cast(column, tl.int64) * ldy + offs_n[:, None] * ldy + offs_k[None, :]  # [BN, BK]
+    total = tl.zeros((BM, BN), tl.float32)
+    for k in range(0, D, BK):
+        mask_k = offs_k[None, :] < D - k
+        x = tl.load(x_ptrs, mask=mask_k, other=0.0)
+        y = tl.load(y_ptrs, mask=mask_k, other=0.0)
+        x_high, y_high = round_to_tf32(x), round_to_tf32(y)
+        part = tl.dot(x_high, (y - y_high).T, input_precision="tf32")
+        part = tl.dot(x - x_high, y_high.T, part, input_precision="tf32")
+        total += tl.dot(x_high, y_high.T, part, input_precision="tf32")
+        x_ptrs += BK
+        y_ptrs += BK
+    return total
+
+
+@triton.jit
+def power(distance, WHOLE: tl.constexpr, FRACTION: tl.constexpr):
+    """distance^(WHOLE + FRACTION); the logarithm is taken of the fraction's part alone, where it loses least."""
+    result = distance
+    for _ in tl.static_range(WHOLE - 1):
+        result *= distance
+    if FRACTION == 0.5:
+        root = tl.sqrt(distance)
+        result = root if WHOLE == 0 else result * root
+    elif FRACTION != 0:
+        root = tl.exp2(FRACTION * tl.log2(distance))
+        result = root if WHOLE == 0 else result * root
+    return result
+
+
+@triton.jit
+def power_tile(
+    x_ptr, y_ptr, row, column, D, ldx, ldy,
+    WHOLE: tl.constexpr, FRACTION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Σ_d |x_id − y_jd|^p for K-major x and y, zero past their ends, and D a multiple of BK."""
+    x_ptrs = x_ptr + row + tl.arange(0, BM)[:, None]
+    y_ptrs = y_ptr + column + tl.arange(0, BN)[None, :]
+    step_x, step_y = tl.cast(ldx, tl.int64), tl.cast(ldy, tl.int64)
+    total = tl.zeros((BM, BN), tl.float32)
+    for _ in range(0, D, BK):
+        for _ in tl.static_range(BK):
+            total += power(tl.abs(tl.load(x_ptrs) - tl.load(y_ptrs)), WHOLE, FRACTION)
+            x_ptrs += step_x
+            y_ptrs += step_y
+    return total
+
+
+@triton.jit
+def root_of(total, WHOLE: tl.constexpr, FRACTION: tl.constexpr):
+    """total^(1/p), p = WHOLE + FRACTION."""
+    if WHOLE == 2 and FRACTION == 0:
+        total = tl.sqrt(total)
+    elif WHOLE != 1 or FRACTION != 0:
+        total = tl.exp2(tl.log2(total) / (WHOLE + FRACTION))
+    return total
+
+
+@triton.jit
+def score_tile(
+    x_ptr, y_ptr, bias_ptr, row, column, B, N, D, ldx, ldy,
+    INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """s_ij = form(x_i, y_j) + bias_j for rows from `row` and targets from `column`."""
+    if INNER:
+        form = -SCALE * inner_tile(x_ptr, y_ptr, row, column, B, N, D, ldx, ldy, BM, BN, BK)
+    else:
+        form = power_tile(x_ptr, y_ptr, row, column, D, ldx, ldy, WHOLE, FRACTION, BM, BN, BK)
+        if ROOT:
+            form = root_of(form, WHOLE, FRACTION)
+    offs_n = column + tl.arange(0, BN)
+    bias = tl.load(bias_ptr + offs_n, mask=offs_n < N, other=float("inf"))
+    return form + bias[None, :]
+
+
+@triton.jit
+def exact_scores(
+    x_ptr, y_ptr, bias_ptr, row, column, N, D,
+    INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """s_ij of one row and BN targets from row-major x and y, [BN] float64, summed in the same order whatever the tile."""
+    offs_n = column + tl.arange(0, BN)
+    offs_k = tl.arange(0, BK)
+    x_ptrs = x_ptr + tl.cast(row, tl.int64) * D + offs_k[None, :]
+    y_ptrs = y_ptr + tl.minimum(offs_n, N - 1).to(tl.int64)[:, None] * D + offs_k[None, :]
+    total = tl.zeros((BN, BK), tl.float64)
+    for k in range(0, D, BK):
+        mask_k = offs_k[None, :] < D - k
+        x = tl.load(x_ptrs + k, mask=mask_k, other=0.0).to(tl.float64)
+        y = tl.load(y_ptrs + k, mask=mask_k, other=0.0).to(tl.float64)
+        if INNER:
+            total -= SCALE * (x * y)
+        else:
+            total += power(tl.abs(x - y), WHOLE, FRACTION)
+    form = tl.sum(total, 1)
+    if ROOT:
+        form = root_of(form, WHOLE, FRACTION)
+    bias = tl.load(bias_ptr + offs_n, mask=offs_n < N, other=float("inf"))
+    return form + bias
