@@ -1,0 +1,35 @@
+"""Threads for compiled code that runs without the interpreter's lock.
+
+numba's own threading layers are avoided: workqueue aborts when two Python threads call at once, GNU OpenMP does not
+survive a fork, and TBB would be one more dependency. Here each process has threads of its own, any number of Python
+threads may call, and the number in use follows `torch.get_num_threads()`.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Keyed on the process, since threads do not survive a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="fastsdot")
+
+
+def share(run: Callable[[int], None], count: int) -> None:
+    """Call run(0) … run(count − 1), each once and in no fixed order, on this thread and torch's number of others."""
+    tasks = iter(range(count))
+
+    def drain() -> None:
+        for task in tasks:
+            run(task)
+
+    helpers = min(torch.get_num_threads(), count) - 1
+    futures = [_pool(os.getpid(), helpers).submit(drain) for _ in range(helpers)]
+    drain()
+    for future in futures:
+        if not future.cancel():  # one that has not started finds nothing left to do
+            future.result()
