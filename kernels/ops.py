@@ -57,9 +57,11 @@ def chosen_gradient(x: Tensor, y: Tensor, index: Tensor, weight: Tensor, form: s
     return torch.stack(rows).sum(0)
 
 
-# A callable's gradient is autograd's, which runs in Python but not inside an operator.
-_soft_gradient = torch.library.custom_op("fastsdot::soft_gradient", soft_gradient, mutates_args=())
-_chosen_gradient = torch.library.custom_op("fastsdot::chosen_gradient", chosen_gradient, mutates_args=())
+# The gradient of a callable is autograd's, which `custom_op` switches off inside an operator and a library leaves on.
+_LIBRARY = torch.library.Library("fastsdot", "FRAGMENT")
+for _function in (soft_gradient, chosen_gradient):
+    _LIBRARY.define(_function.__name__ + torch.library.infer_schema(_function, mutates_args=()))
+    _LIBRARY.impl(_function.__name__, _function, "CompositeExplicitAutograd")
 
 
 @_argmin.register_fake
@@ -82,12 +84,12 @@ def _(x, layout, bias, backend, form, k):
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
 
 
-@_soft_gradient.register_fake
+@torch.library.register_fake("fastsdot::soft_gradient")
 def _(x, y, bias, value, row_weight, form, epsilon):
     return torch.empty_like(x), torch.empty_like(bias)
 
 
-@_chosen_gradient.register_fake
+@torch.library.register_fake("fastsdot::chosen_gradient")
 def _(x, y, index, weight, form):
     return torch.empty_like(x)
 
@@ -96,13 +98,13 @@ def _save_chosen(ctx, inputs, output):
     x, layout, bias = inputs[:3]
     ctx.save_for_backward(x, layout[0], bias, output[1])
     ctx.form, ctx.layout = inputs[4], [None] * len(layout)
+    ctx.held = find(ctx.form)  # a callable must outlive the targets it came with
 
 
 def _chosen_backward(ctx, grad_value, grad_index):
     x, y, bias, index = ctx.saved_tensors
     index, weight = index.reshape(x.shape[0], -1), grad_value.reshape(x.shape[0], -1)
-    gradient = chosen_gradient if ctx.form.startswith("callable") else _chosen_gradient
-    grad_x = gradient(x, y, index, weight, ctx.form)
+    grad_x = torch.ops.fastsdot.chosen_gradient(x, y, index, weight, ctx.form)
     grad_bias = torch.zeros_like(bias).index_add(0, index.reshape(-1), weight.reshape(-1))
     return grad_x, ctx.layout, grad_bias, None, None
 
@@ -114,13 +116,12 @@ def _topk_backward(ctx, grad_value, grad_index):
 def _save_soft(ctx, inputs, output):
     x, layout, bias, _, ctx.form, ctx.epsilon = inputs
     ctx.save_for_backward(x, layout[0], bias, output)
-    ctx.layout = [None] * len(layout)
+    ctx.layout, ctx.held = [None] * len(layout), find(ctx.form)
 
 
 def _soft_backward(ctx, grad):
     x, y, bias, value = ctx.saved_tensors
-    gradient = soft_gradient if ctx.form.startswith("callable") else _soft_gradient
-    grad_x, grad_bias = gradient(x, y, bias, value, grad.contiguous(), ctx.form, ctx.epsilon)
+    grad_x, grad_bias = torch.ops.fastsdot.soft_gradient(x, y, bias, value, grad.contiguous(), ctx.form, ctx.epsilon)
     return grad_x, ctx.layout, grad_bias, None, None, None
 
 
@@ -148,8 +149,8 @@ def soft_marginal(
     backend = targets.backend("soft_marginal")
     if row_weight is None:
         row_weight = x.new_full((x.shape[0],), 1 / max(1, x.shape[0]))
-    layout = targets.layouts[backend]
-    return _soft_marginal(x.contiguous(), layout, bias, row_weight, backend, targets.form.key, epsilon)
+    x, bias, row_weight = x.detach().contiguous(), bias.detach(), row_weight.detach()
+    return _soft_marginal(x, targets.layouts[backend], bias, row_weight, backend, targets.form.key, epsilon)
 
 
 def topk(x: Tensor, targets: Prepared, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,6 @@ def assert_argmin(x: Tensor, y: Tensor, bias: Tensor, form: Form, value: Tensor,
     assert index.dtype == torch.int64
     assert index.shape == value.shape == (x.shape[0],)
     excess = regret(score, index) - allowed
-    assert (excess <= 0).all(), f"{int((excess > 0).sum())} rows have regret above rounding, at most {excess.max():.3e} over"
+    assert (excess <= 0).all(), f"{int((excess > 0).sum())} rows have regret above rounding by up to {excess.max():.3e}"
     error = (value.double().cpu() - score.amin(1)).abs() - allowed
     assert (error <= 0).all(), f"{int((error > 0).sum())} values are off by up to {error.max():.3e} above rounding"
