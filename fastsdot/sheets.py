@@ -3,8 +3,12 @@
 A sample's shape says what it is: (H, W), (H, W, 1 or 3) or (1 or 3, H, W) is an image, anything else is not.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+from fastsdot.errors import InvalidArgument
 
 PAPER = 255  # between the tiles
 
@@ -46,3 +50,22 @@ def enlarge(images: Tensor, width: int) -> Tensor:
     """Images [n, H, W, C] with every pixel repeated as often as a width of `width` allows, at least once."""
     factor = max(1, width // images.shape[2])
     return images.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+
+
+def save(path: Path, sheet: Tensor) -> None:
+    """Write an image [H, W, C] of uint8 in the format of the path's suffix.
+
+    Raises `InvalidArgument` without pillow, or when the file cannot be written.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InvalidArgument(
+            "out", "pillow to write pictures", "no such package", "pip install 'fastsdot[train]'"
+        ) from None
+    try:
+        Image.fromarray(sheet.squeeze(-1).numpy()).save(path)
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(
+            "out", "a picture that can be written", f"{str(path)!r} ({error})", "name another"
+        ) from error
