@@ -16,12 +16,14 @@ from torch import Tensor
 
 from . import numba_power, streaming
 from .form import Form
-from .numba_tile import FUSED, SHAPE, Shape, accumulate, add_bias, any_below, plus, root, store, zeros
+from .numba_tile import FUSED, SHAPE, Shape, accumulate, add_bias, any_below, plus, root, rows_below, store, zeros
 from .threads import share
 
 CHUNK = 256  # coordinates summed before they join the total: rounding grows with CHUNK + D / CHUNK, not with D
 GENERAL_ROWS = 2  # in a tile for a general power: as fast as a full one, and compiled in half the time
 BLOCK_COORDINATES = 2**17  # of samples that one task holds in L2 beside a panel
+BLOCK_ROWS = 64  # fewer rows than this do not hide a read of the targets; rows are split before targets, which cost
+TASKS = 8  # tasks a thread, so that one that is held up is relieved by the others
 TASK_COORDINATES = 2**23  # pairs × coordinates worth a task, about 0.3 ms
 SCORES = 2**21  # scores written at once for the soft and top-k reductions
 
@@ -49,7 +51,9 @@ def compile_kernels(shape: Shape, halves: int, degree: int):
     @njit(inline="always")
     def score(x, panels, bias, constants, d, group, panel):
         total = zeros(rows, vectors)
-        for start in range(0, d, CHUNK):
+        for k in range(min(CHUNK, d)):
+            total = accumulate(total, x, (group * d + k) * rows, panels, (panel * d + k) * lanes, constants, halves)
+        for start in range(CHUNK, d, CHUNK):
             part = zeros(rows, vectors)
             for k in range(start, min(start + CHUNK, d)):
                 part = accumulate(part, x, (group * d + k) * rows, panels, (panel * d + k) * lanes, constants, halves)
@@ -64,11 +68,13 @@ def compile_kernels(shape: Shape, halves: int, degree: int):
                 s = score(x, panels, bias, constants, d, group, panel)
                 if any_below(s, best, group * rows):
                     store(s, tile, 0, lanes)
+                    better = rows_below(s, best, group * rows)
                     for row in range(rows):
-                        for lane in range(lanes):
-                            if tile[row * lanes + lane] < best[group * rows + row]:
-                                best[group * rows + row] = tile[row * lanes + lane]
-                                index[group * rows + row] = panel * lanes + lane
+                        if better >> row & 1:
+                            for lane in range(lanes):
+                                if tile[row * lanes + lane] < best[group * rows + row]:
+                                    best[group * rows + row] = tile[row * lanes + lane]
+                                    index[group * rows + row] = panel * lanes + lane
 
     @njit(nogil=True)
     def scores(x, panels, bias, constants, d, groups, first, last, out, stride):
@@ -90,6 +96,7 @@ class Problem:
         degree = 0 if not form.root or form.p == 1 else 2 if form.p == 2 else 1
         self.groups = -(-self.batch // (SHAPE.rows if halves else GENERAL_ROWS))
         self.rows = -(-self.batch // self.groups)
+        self.work = self.groups * self.rows * self.panels * SHAPE.lanes * (self.d + 4)
         samples = np.zeros((self.groups * self.rows, self.d), np.float32)
         samples[: self.batch] = x.detach().numpy()
         samples = samples.reshape(self.groups, self.rows, self.d).transpose(0, 2, 1)
@@ -110,10 +117,10 @@ def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[T
         return x.new_empty(0), x.new_empty(0, dtype=torch.int64)
     problem = Problem(x, layout, bias, form)
     rows, panels = problem.rows, problem.panels
-    width = max(1, BLOCK_COORDINATES // (rows * problem.d))
-    blocks = list(streaming.blocks(problem.groups, width))
-    work = problem.groups * rows * panels * SHAPE.lanes * (problem.d + 4)
-    splits = min(panels, -(-min(work // TASK_COORDINATES + 1, 16 * torch.get_num_threads()) // len(blocks)))
+    tasks = min(problem.work // TASK_COORDINATES + 1, TASKS * torch.get_num_threads())
+    width = min(BLOCK_COORDINATES // (rows * problem.d), max(BLOCK_ROWS // rows, -(-problem.groups // tasks)))
+    blocks = list(streaming.blocks(problem.groups, max(1, width)))
+    splits = min(panels, -(-tasks // len(blocks)))
     best = np.full((splits, problem.groups * rows), np.inf, np.float32)
     index = np.zeros(best.shape, np.int64)
 

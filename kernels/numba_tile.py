@@ -9,6 +9,7 @@ Differences are taken as fma(x, one, −y) with `one` read from memory, which ro
 multiplier pipes then share the work of the adder pipes, the scarce ones in a sum of absolute differences.
 """
 
+import functools
 import platform
 from typing import NamedTuple
 
@@ -167,25 +168,44 @@ def add_bias(typing, tile, bias, j):
     return tile(tile, bias, j), generate
 
 
+def _rows_below(builder, tile, value, pointer, i):
+    """For each row, the lanes whose lowest register is below best[i + r], as booleans."""
+    for r in range(tile.rows):
+        lowest = builder.extract_value(value, r * tile.vectors)
+        for v in range(1, tile.vectors):
+            lane = builder.extract_value(value, r * tile.vectors + v)
+            lowest = builder.select(builder.fcmp_ordered("<", lane, lowest), lane, lowest)
+        yield builder.fcmp_ordered("<", lowest, _spread(builder, pointer, i, r))
+
+
+def _any(builder, lanes):
+    bits = builder.bitcast(lanes, ir.IntType(SHAPE.width))
+    return builder.icmp_unsigned("!=", bits, bits.type(0))
+
+
 @intrinsic
 def any_below(typing, tile, best, i):
     """Whether some tile[r, l] < best[i + r]."""
 
     def generate(context, builder, signature, arguments):
         value, array, i = arguments
-        pointer = _data(context, builder, best, array)
-        below = None
-        for r in range(tile.rows):
-            lowest = builder.extract_value(value, r * tile.vectors)
-            for v in range(1, tile.vectors):
-                lane = builder.extract_value(value, r * tile.vectors + v)
-                lowest = builder.select(builder.fcmp_ordered("<", lane, lowest), lane, lowest)
-            row = builder.fcmp_ordered("<", lowest, _spread(builder, pointer, i, r))
-            below = row if below is None else builder.or_(below, row)
-        bits = builder.bitcast(below, ir.IntType(SHAPE.width))
-        return builder.icmp_unsigned("!=", bits, bits.type(0))
+        rows = _rows_below(builder, tile, value, _data(context, builder, best, array), i)
+        return _any(builder, functools.reduce(builder.or_, rows))
 
     return types.boolean(tile, best, i), generate
+
+
+@intrinsic
+def rows_below(typing, tile, best, i):
+    """An integer whose bit r says whether some tile[r, l] < best[i + r]."""
+
+    def generate(context, builder, signature, arguments):
+        value, array, i = arguments
+        rows = _rows_below(builder, tile, value, _data(context, builder, best, array), i)
+        bits = [builder.zext(_any(builder, row), ir.IntType(64)) for row in rows]
+        return functools.reduce(builder.or_, [builder.shl(bit, bit.type(r)) for r, bit in enumerate(bits)])
+
+    return types.int64(tile, best, i), generate
 
 
 @intrinsic
