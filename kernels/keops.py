@@ -116,7 +116,7 @@ def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[T
     with quiet():
         score = formula(form, x.shape[1]) + per_target(2)
         value, index = score.min_argmin(dim=1)(x, layout[0], bias[:, None])
-    return value[:, 0], index[:, 0]
+    return value[:, 0].contiguous(), index[:, 0].contiguous()
 
 
 def exponent(form: Form, d: int, bias: Tensor, epsilon: float) -> tuple[LazyTensor, Tensor]:

@@ -163,8 +163,8 @@ def test_an_empty_batch_gives_empty_results(backend, form):
 
 @pytest.mark.parametrize(("backend", "form"), cases("inner", "l1", "callable", without="naive"))
 def test_scores_are_never_all_in_memory(backend, form):
-    need(backend, form, "argmin", "softmin", n=60_000)
-    x, y, bias = problem(256, 60_000)
+    need(backend, form, "argmin", "softmin", n=100_000)
+    x, y, bias = problem(64, 100_000)
     targets = prepare(y, form, backend)
     with torch.profiler.profile(profile_memory=True) as profile:
         argmin(x, targets, bias)
