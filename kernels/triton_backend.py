@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .form import Form
 from .triton_argmin import argmin as argmin
-from .triton_launch import COLUMNS, LOWEST_CAPABILITY, capability, depth, k_major
+from .triton_launch import COLUMNS, LOWEST_CAPABILITY, aligned, capability, depth, k_major
 from .triton_soft import soft_marginal as soft_marginal, softmin as softmin
 from .triton_topk import topk as topk
 
@@ -24,5 +24,8 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
 
 
 def prepare(y: Tensor, form: Form) -> list[Tensor]:
-    """y [N, D], and for the power form its K-major copy with zeros up to whole tiles."""
-    return [y] if form.kind == "inner" else [y, k_major(y, COLUMNS, depth(y.shape[1]))]
+    """y [N, D], and what tiles read: y itself, or a copy when D is not aligned or the form reads K-major targets."""
+    if form.kind == "power":
+        return [y, k_major(y, COLUMNS, depth(y.shape[1]))]
+    tile_y = aligned(y)
+    return [y] if tile_y is y else [y, tile_y]

@@ -24,16 +24,27 @@ class Launch:
     stages: int
 
 
-# By family and lowest compute capability, newest first; in a row the smallest tile that holds the batch, else the last.
-LAUNCHES: dict[str, dict[int, tuple[Launch, ...]]] = {
+Table = dict[str, dict[int, tuple[Launch, ...]]]
+
+# By family and lowest compute capability; of a row the first tile that holds the batch, else the last. A batch below
+# the smallest tile reads the targets at the speed of memory all the same.
+LAUNCHES: Table = {
     "inner": {
         90: (Launch(16, 128, 32, 4, 3), Launch(64, 128, 32, 4, 3), Launch(128, 128, 32, 8, 3)),
         80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
     },
-    "power": {80: (Launch(1, 512, 4, 4, 2), Launch(4, 1024, 4, 4, 2), Launch(16, 1024, 4, 4, 2))},
-    "fractional power": {80: (Launch(1, 512, 4, 4, 2), Launch(16, 256, 4, 4, 2))},
+    "power": {80: (Launch(16, 512, 4, 4, 2), Launch(32, 512, 4, 4, 2))},
+    "fractional power": {80: (Launch(16, 128, 4, 4, 2),)},
 }
-COLUMNS = 1024  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
+# Sums over the rows of a tile need more registers than sums along them: smaller tiles where those above would spill.
+COLUMN_LAUNCHES: Table = LAUNCHES | {
+    "inner": {
+        90: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3), Launch(128, 64, 32, 8, 3)),
+        80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
+    },
+}
+COLUMNS = 512  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
+ALIGNMENT = 16  # leading dimensions: Triton vectorises loads, and compiles once, where it can prove this multiple
 PROGRAMS = 8  # per multiprocessor: enough to fill it twice over at any occupancy that these tiles reach
 LOWEST_CAPABILITY = 80  # tf32 products begin here
 
@@ -67,12 +78,22 @@ def depth(d: int) -> int:
     return min(4, 1 << (d - 1).bit_length()) if d else 1
 
 
-def choose(form: Form, capability: int, batch: int, d: int) -> Launch:
+def available(table: Table, form: Form, capability: int) -> tuple[Launch, ...]:
+    """The launches for a form on a device, smallest first."""
+    row = table[family(form)]
+    return row[max(least for least in row if least <= capability)]
+
+
+def choose(table: Table, form: Form, device: torch.device, batch: int, d: int) -> Launch:
     """The launch for a batch of that many rows."""
-    table = LAUNCHES[family(form)]
-    row = table[max(least for least in table if least <= capability)]
+    row = available(table, form, capability(device))
     launch = next((entry for entry in row if entry.rows >= batch), row[-1])
     return launch if form.kind == "inner" else replace(launch, depth=depth(d))
+
+
+def aligned(v: Tensor) -> Tensor:
+    """v with zeros up to a multiple of ALIGNMENT coordinates: itself, or a copy, [n, D] to [n, D']."""
+    return torch.nn.functional.pad(v, (0, -v.shape[1] % ALIGNMENT)) if v.shape[1] % ALIGNMENT else v
 
 
 def k_major(v: Tensor, width: int, rows: int) -> Tensor:
@@ -85,7 +106,7 @@ def k_major(v: Tensor, width: int, rows: int) -> Tensor:
 class Tiling:
     """One call's operands and tiles: x [B, D], y [N, D], bias [N], float32 and contiguous.
 
-    `tile_x` and `tile_y` are what tiles read: x and y for the inner form, their K-major copies for the power form.
+    `tile_x` and `tile_y` are what tiles read: aligned rows for the inner form, K-major copies for the power form.
     """
 
     x: Tensor
@@ -111,8 +132,7 @@ class Tiling:
     @property
     def operands(self) -> tuple[Tensor | int, ...]:
         """x, y, bias, B, N, D and the leading dimensions, as `score_tile` takes them."""
-        inner = self.form.kind == "inner"
-        d = self.x.shape[1] if inner else self.tile_y.shape[0]
+        d = self.tile_y.shape[self.form.kind == "inner"]
         return self.tile_x, self.tile_y, self.bias, *self.sizes, d, self.tile_x.shape[1], self.tile_y.shape[1]
 
     @property
@@ -134,8 +154,8 @@ def form_constants(form: Form) -> dict[str, int | float | bool]:
 def tiling(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None = None) -> Tiling:
     """The operands of one call, by the launch given or the one chosen for its shape."""
     x, y, bias = x.contiguous(), layout[0], bias.contiguous()
-    launch = launch or choose(form, capability(x.device), *x.shape)
-    tile_x = x if form.kind == "inner" else k_major(x, max(16, launch.rows), launch.depth)
+    launch = launch or choose(LAUNCHES, form, x.device, *x.shape)
+    tile_x = aligned(x) if form.kind == "inner" else k_major(x, max(ALIGNMENT, launch.rows), launch.depth)
     return Tiling(x, y, bias, tile_x, layout[-1], form, launch)
 
 

@@ -9,6 +9,7 @@ The second pass owns a tile of targets and walks over the rows: no two programs 
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import triton
@@ -16,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .form import Form
-from .triton_launch import Launch, Tiling, splits, tiling
+from .triton_launch import COLUMN_LAUNCHES, Launch, Tiling, choose, splits, tiling
 from .triton_tiles import score_tile
 
 HUGE = tl.constexpr(3.0e38)  # in place of inf where inf − inf would follow
@@ -103,6 +104,7 @@ def soft_marginal(
         return x.new_empty(0), torch.zeros_like(bias)
     tiles = tiling(x, layout, bias, form, launch)
     value = row_values(tiles, epsilon)
+    tiles = replace(tiles, launch=launch or choose(COLUMN_LAUNCHES, form, x.device, *x.shape))
     groups, size = splits(tiles.row_tiles, tiles.target_tiles, x.device)
     mass = x.new_empty(groups, bias.shape[0])
     grid = (tiles.target_tiles * groups,)

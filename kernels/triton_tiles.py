@@ -64,15 +64,16 @@ def power_tile(
     WHOLE: tl.constexpr, FRACTION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Σ_d |x_id − y_jd|^p for K-major x and y, zero past their ends, and D a multiple of BK."""
-    x_ptrs = x_ptr + row + tl.arange(0, BM)[:, None]
-    y_ptrs = y_ptr + column + tl.arange(0, BN)[None, :]
-    step_x, step_y = tl.cast(ldx, tl.int64), tl.cast(ldy, tl.int64)
+    offs_m = tl.arange(0, BM)[:, None]
+    offs_n = tl.arange(0, BN)[None, :]
+    x_ptr += row  # scalar pointers move, so that the tiles' own offsets are constants of the load
+    y_ptr += column
     total = tl.zeros((BM, BN), tl.float32)
     for _ in range(0, D, BK):
         for _ in tl.static_range(BK):
-            total += power(tl.abs(tl.load(x_ptrs) - tl.load(y_ptrs)), WHOLE, FRACTION)
-            x_ptrs += step_x
-            y_ptrs += step_y
+            total += power(tl.abs(tl.load(x_ptr + offs_m) - tl.load(y_ptr + offs_n)), WHOLE, FRACTION)
+            x_ptr += ldx
+            y_ptr += ldy
     return total
 
 

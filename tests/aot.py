@@ -1,0 +1,210 @@
+"""Compile the Triton kernels ahead of time, without a GPU, and read the machine code.
+
+`python tests/aot.py` prints the table of docs/gpu-kernels.md; `--json` prints the same as data for the tests. It must
+run without TRITON_INTERPRET, which replaces the compiler when Triton is imported.
+
+A main loop of I instructions a warp over M scores' coordinates gives the floor of a problem of B·N·D coordinates
+
+    floor = max(B·N·D · 32·I·warps/M / lanes,  3·2·B·N·D / tf32 (inner form),  4·N·D / bytes)
+
+where `lanes` is the rate at which a device issues instructions (times 32 lanes), `tf32` and `bytes` its published peaks.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import triton
+from fastsdot.kernels.form import Form
+from fastsdot.kernels.triton_argmin import nearest, tile_minima
+from fastsdot.kernels.triton_launch import COLUMN_LAUNCHES, LAUNCHES, Launch, available, form_constants
+from fastsdot.kernels.triton_soft import column_sums, row_sums
+from fastsdot.kernels.triton_topk import tile_scores
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+KERNELS = {kernel.__name__: kernel for kernel in (tile_minima, row_sums, column_sums, nearest, tile_scores)}
+TYPES = {"where_ptr": "*i32", "group_where_ptr": "*i32", "tile_ptr": "*i32", "index_ptr": "*i64", "c": "fp32"}
+ALIGNED = {"ldx", "ldy"}  # besides every pointer; D too, except as the power form and exact scores take it
+MMA = re.compile("HMMA|HGMMA|UTC.*MMA")
+
+FORMS = {
+    "inner": Form("inner", scale=2.0),
+    "l1": Form("power", p=1.0),
+    "euclidean": Form("power", p=2.0, root=True),
+    "lp 1.5": Form("power", p=1.5),
+    "lp 2.7": Form("power", p=2.7),
+}
+PROBLEM = (256, 1_000_000, 784)  # B, N, D of the predicted floor
+# Published peaks: lanes/s of instruction issue, tf32 FLOP/s without sparsity, bytes/s.
+PEAKS = {80: ("A100", 19.5e12, 156e12, 2.04e12), 90: ("H100 SXM", 33.5e12, 495e12, 3.35e12)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel, form, architecture, launch, and the remaining constants."""
+
+    kernel: str
+    form: str
+    arch: int
+    launch: Launch
+    extra: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def name(self) -> str:
+        tile = f"{self.launch.rows}x{self.launch.columns}x{self.launch.depth}"
+        extra = "".join(f" {key}={value}" for key, value in self.extra)
+        return f"{self.kernel} {self.form} sm_{self.arch} {tile}{extra}"
+
+
+@dataclass(frozen=True)
+class Code:
+    """What the compiler made of a case."""
+
+    name: str
+    kernel: str
+    form: str
+    arch: int
+    registers: int
+    stack: int
+    shared: int
+    mma: int  # in the whole kernel
+    loop: dict[str, int]  # instructions of the main loop by mnemonic
+    per_coordinate: float  # lanes' instructions of the main loop for one coordinate of one score
+    floor_ms: float | None  # predicted, never measured
+
+
+def cases(architectures: list[int]) -> list[Case]:
+    """Every launch with the inner form and l1, by every kernel; the other forms by the largest launch."""
+    found = []
+    for arch in architectures:
+        for name, form in FORMS.items():
+            rows, columns = available(LAUNCHES, form, arch), available(COLUMN_LAUNCHES, form, arch)
+            if name not in ("inner", "l1"):
+                rows, columns = rows[-1:], columns[-1:]
+            found += [Case("tile_minima", name, arch, launch, (("WIDTH", 1),)) for launch in rows]
+            found += [Case("row_sums", name, arch, launch) for launch in rows]
+            found += [Case("column_sums", name, arch, launch) for launch in columns]
+            width = rows[-1].columns
+            found.append(Case("tile_minima", name, arch, rows[-1], (("WIDTH", width),)))
+            exact = Launch(1, 64, 32, 4, 3)
+            found.append(Case("nearest", name, arch, exact, (("WIDTH", width), ("GROUPS", 128))))
+        found.append(Case("nearest", "l1", arch, Launch(1, 1, 32, 4, 3), (("WIDTH", 1), ("GROUPS", 128))))
+        found.append(Case("tile_scores", "l1", arch, exact, (("WIDTH", width),)))
+    return found
+
+
+def compile_case(case: Case) -> Code:
+    kernel, form, launch = KERNELS[case.kernel], FORMS[case.form], case.launch
+    constants = {
+        **form_constants(form),
+        "BM": launch.rows,
+        "BN": launch.columns,
+        "BK": launch.depth,
+        **dict(case.extra),
+    }
+    if "BM" not in kernel.arg_names:
+        del constants["BM"]
+    signature, attributes = {}, {}
+    for at, name in enumerate(kernel.arg_names):
+        kind = "constexpr" if name in constants else "*fp32" if name.endswith("_ptr") else "i32"
+        signature[name] = TYPES.get(name, kind)
+        if (
+            name.endswith("_ptr")
+            or name in ALIGNED
+            or (name == "D" and form.kind == "inner" and "ldx" in kernel.arg_names)
+        ):
+            attributes[(at,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", case.arch, 32), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = tool("cuobjdump", "--dump-resource-usage", str(cubin))
+        sass = tool("nvdisasm", "-c", str(cubin))
+    registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+    code, branches = instructions(sass)
+    loop = main_loop(code, branches)
+    mma = sum(bool(MMA.match(op)) for op in code)
+    return Code(
+        case.name, case.kernel, case.form, case.arch, registers, stack, compiled.metadata.shared, mma,
+        dict(loop), *predict(case, loop),
+    )  # fmt: skip
+
+
+def tool(name: str, *arguments: str) -> str:
+    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def instructions(sass: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """Mnemonics in order, and (target, place) of every backward branch."""
+    code, labels, branches = [], {}, []
+    for line in sass.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(code)
+        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*);", line):
+            if found[1].startswith("BRA") and (to := re.search(r"\.L_x_\d+", found[2])):
+                branches.append((to[0], len(code)))
+            code.append(found[1])
+    return code, [(labels[to], at) for to, at in branches if to in labels and labels[to] < at]
+
+
+def main_loop(code: list[str], branches: list[tuple[int, int]]) -> Counter[str]:
+    """Mnemonics, without modifiers, of the innermost loop with the most arithmetic."""
+    inner = [a for a in branches if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in branches)]
+    loops = [Counter(op.split(".")[0] for op in code[start : stop + 1]) for start, stop in inner]
+
+    def arithmetic(loop: Counter[str]) -> int:
+        mma = sum(count for op, count in loop.items() if MMA.match(op))
+        return 1000 * mma + loop["FADD"] + 2 * loop["FADD2"] + loop["FFMA"] + loop["DADD"] + loop["DFMA"]
+
+    return max(loops, key=arithmetic, default=Counter())
+
+
+def predict(case: Case, loop: Counter[str]) -> tuple[float, float | None]:
+    """Instructions a coordinate, and the floor in milliseconds for PROBLEM where the peaks are known."""
+    launch = case.launch
+    each = sum(loop.values()) * launch.warps * 32 / (launch.rows * launch.columns * launch.depth)
+    if case.arch not in PEAKS or case.kernel in ("nearest", "tile_scores"):
+        return each, None
+    _, lanes, tf32, rate = PEAKS[case.arch]
+    b, n, d = PROBLEM
+    products = 6 * b * n * d / tf32 if case.form == "inner" else 0.0
+    return each, 1e3 * max(b * n * d * each / lanes, products, 4 * n * d / rate)
+
+
+def compile_all(architectures: list[int]) -> list[Code]:
+    with ProcessPoolExecutor(2) as pool:
+        return list(pool.map(compile_case, cases(architectures)))
+
+
+def table(codes: list[Code]) -> str:
+    lines = [
+        "| kernel | registers | shared bytes | stack | MMA | loop | FADD | instructions a coordinate | floor ms |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for code in codes:
+        floor = "" if code.floor_ms is None else f"{code.floor_ms:.2f}"
+        fadd = code.loop.get("FADD", 0) + 2 * code.loop.get("FADD2", 0)
+        lines.append(
+            f"| {code.name} | {code.registers} | {code.shared} | {code.stack} | {code.mma} "
+            f"| {sum(code.loop.values())} | {fadd} | {code.per_coordinate:.3f} | {floor} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Compile the Triton kernels without a GPU and read the machine code.")
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    codes = compile_all(options.arch)
+    print(json.dumps([asdict(code) for code in codes]) if options.json else table(codes))
