@@ -1,1 +1,21 @@
 """Semi-discrete optimal transport from anything that can be sampled onto a data set."""
+
+from .alternate import State as State, Stop as Stop, Trained as Trained, train as train
+from .errors import (
+    BackendUnavailable as BackendUnavailable,
+    DataError as DataError,
+    InvalidArgument as InvalidArgument,
+    RunError as RunError,
+    SourceError as SourceError,
+)
+from .fit import Fitted as Fitted, fit as fit
+from .ots import (
+    Chi2 as Chi2,
+    Histogram as Histogram,
+    NotConverged as NotConverged,
+    Reason as Reason,
+    Solution as Solution,
+)
+from .report import Report as Report
+from .semidiscrete import SemiDiscreteOT as SemiDiscreteOT
+from .theory import Precision as Precision

@@ -1,0 +1,70 @@
+"""Checkpoints: nested state as one safetensors file, the arrays inside and the rest as JSON in its metadata.
+
+A file is written beside its final name and renamed, so a run that is killed leaves the last whole one.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fastsdot.errors import RunError
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Save dicts, lists, tensors and JSON values; dict keys may be str or int."""
+    arrays: dict[str, Tensor] = {}
+    tree = json.dumps(_split(state, "state", arrays))
+    replace_file(path, safetensors.torch.save(arrays, metadata={"fastsdot": tree}))
+
+
+def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `write` saved, arrays on `device`. Raises `RunError` when the file is missing or not whole."""
+    try:
+        with safetensors.safe_open(path, "pt", device=str(device)) as file:
+            tree = json.loads(file.metadata()["fastsdot"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise RunError("checkpoint", "a file that train wrote", f"{path} ({error})", "start the run anew") from error
+    return _join(tree, arrays)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Save a JSON file, whole or not at all."""
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _split(value: Any, name: str, arrays: dict[str, Tensor]) -> Any:
+    """JSON of `value` in which each tensor stands as {"tensor": its name} and each dict as {"items": pairs}."""
+    if isinstance(value, Tensor):
+        arrays[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"items": [[key, _split(entry, f"{name}.{key}", arrays)] for key, entry in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_split(entry, f"{name}.{i}", arrays) for i, entry in enumerate(value)]
+    return value
+
+
+def _join(value: Any, arrays: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_join(entry, arrays) for entry in value]
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return arrays[value["tensor"]]
+        return {key: _join(entry, arrays) for key, entry in value["items"]}
+    return value

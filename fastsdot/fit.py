@@ -1,0 +1,108 @@
+"""FIT: regress a generator onto the transported samples of the generator it started from.
+
+    minimise over g'    E_z c(g'(z), T(g(z)))        g and T = argmin_j c(g(z), y_j) − ψ_j fixed
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fastsdot.errors import InvalidArgument, SourceError
+from fastsdot.progress import Progress
+from fastsdot.semidiscrete import SemiDiscreteOT, decode
+from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+LEARNING_RATE = 1e-3  # of the Adam that fit makes when it is given no optimizer
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The loss of every step, in units of cost unless a loss was given."""
+
+    losses: list[float]
+
+    @property
+    def loss(self) -> float:
+        """The mean over the last tenth of the steps."""
+        last = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(last) / len(last)
+
+
+def frozen(pushforward: Pushforward) -> Pushforward:
+    """The same distribution with a copy of the generator that no longer learns."""
+    return replace(pushforward, generator=copy.deepcopy(pushforward.generator).requires_grad_(False))
+
+
+def fresh_pairs(pushforward: Pushforward, ot: SemiDiscreteOT, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(z, T(g(z))) for new latents every time."""
+    while True:
+        z = pushforward.latent(batch_size)
+        x = draw(lambda n, z=z: pushforward.at(z), batch_size, ot.shape, ot.device)
+        yield z, ot.transport(x.reshape(batch_size, *ot.shape))
+
+
+def stored_pairs(
+    pushforward: Pushforward, ot: SemiDiscreteOT, batch_size: int, batches: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The paper's replay: `batches` batches of (z, index) are stored, then replayed in a new order every pass."""
+    store = []
+    for _ in range(batches):
+        z = pushforward.latent(batch_size)
+        x = draw(lambda n, z=z: pushforward.at(z), batch_size, ot.shape, ot.device)
+        store.append((z, ot.assign(x.reshape(batch_size, *ot.shape))))
+    while True:
+        for i in torch.randperm(batches).tolist():
+            z, index = store[i]
+            yield z, decode(ot.targets[index])
+
+
+def fit(
+    generator: nn.Module,
+    ot: SemiDiscreteOT,
+    latent: SourceLike,
+    *,
+    steps: int = 150,
+    batch_size: int = 512,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss: Loss | None = None,
+    replay: int | None = None,
+    perturbation: float = 0.0,
+    reference: Pushforward | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Fitted:
+    """FIT: train `generator` in place towards T(g(z)), g being the generator as it was when called.
+
+    latent(n) gives the latents; an int is the width of N(0, I). Samples are fresh and T is computed for each, or,
+    with replay=k, k batches of (z, index) are stored once and replayed. The loss is the cost's own, E c(g'(z), T(g(z))),
+    unless `loss(generated, transported)` is given; the optimizer is Adam unless one is given. perturbation is the
+    standard deviation of noise added to g(z) before T, as in the source that ψ was solved for; reference is g where
+    that is not the generator as it stands.
+
+    Raises `InvalidArgument` for numbers out of range and `SourceError` when the generator's samples do not have the
+    shape of a target or are not finite. Source: Chen et al. 2019, algorithm 2.
+    """
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("replay", 1 if replay is None else replay)):
+        if value < 1:
+            raise InvalidArgument(name, "at least 1", str(value), "raise it")
+    source: Source = as_source(latent, "latent", ot.device)
+    optimizer = optimizer or torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE)
+    loss = loss or (lambda x, y: ot.cost.fit_loss(x.flatten(1), y.flatten(1)))
+    reference = reference or frozen(Pushforward(generator, source, perturbation))
+    pairs = fresh_pairs(reference, ot, batch_size) if replay is None else stored_pairs(reference, ot, batch_size, replay)
+    losses = []
+    for step, (z, transported) in zip(range(1, steps + 1), pairs, strict=False):
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(generator(z), transported)
+        if not bool(torch.isfinite(value)):
+            raise SourceError("loss", "a finite value", f"{float(value)} at step {step}", "lower the learning rate")
+        value.backward()
+        optimizer.step()
+        losses.append(float(value.detach()))
+        if progress:
+            progress(Progress("fit", None, step, steps, {"loss": losses[-1]}))
+    return Fitted(losses)

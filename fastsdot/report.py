@@ -1,0 +1,185 @@
+"""How far a potential is from optimal: marginal error, primal, dual and gap, each with its standard error.
+
+With m the law of the chosen target under the source, b the weights and φ the c-transform of ψ:
+
+    χ²     = Σ_j m_j² / b_j − 1                   0 exactly when every target gets its weight
+    dual   = E φ(x) + Σ_j b_j ψ_j                 a lower bound of the transport cost, for every ψ
+    primal = E φ(x) + Σ_j m_j ψ_j                 E c(x, T(x)) for ε = 0; E[c + ε KL] of the entropic plan otherwise
+    gap    = primal − dual = Σ_j (m_j − b_j) ψ_j
+
+χ² is estimated without bias. From n_j hits in M samples (arXiv 2509.25519, eq. 3.5)
+
+    χ̂² = Σ_j n_j (n_j − 1) / b_j / (M (M − 1)) − 1,
+
+and from K independent batch means m^k where masses are soft, Σ_{k≠l} Σ_j m^k_j m^l_j / b_j / (K (K − 1)) − 1.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error."""
+
+    value: float
+    error: float
+
+
+class HitMarginal:
+    """Hits per target, accumulated over batches of indices."""
+
+    def __init__(self, weights: Tensor):
+        self.weights = weights
+        self.count = torch.zeros_like(weights, dtype=torch.float64)
+        self.samples = 0
+
+    def add(self, index: Tensor) -> None:
+        self.count += torch.bincount(index, minlength=self.count.numel())
+        self.samples += index.numel()
+
+    @property
+    def mass(self) -> Tensor:
+        return self.count / max(1, self.samples)
+
+    def chi2(self) -> Estimate:
+        """χ̂² and the square root of its variance, 2 Σ m²/b² / M² + 4 Var_m(m/b) / M, from factorial moments."""
+        m, positive = self.samples, self.weights > 0
+        if m < 3:
+            return Estimate(math.inf, math.inf)
+        n, b = self.count[positive], self.weights[positive].double()
+        pairs = n * (n - 1) / (m * (m - 1))
+        triples = pairs * (n - 2) / (m - 2)
+        total = float((pairs / b).sum())
+        spread = max(0.0, float((triples / b**2).sum()) - total**2)
+        # Few pairs can be seen under small M; a uniform marginal then still has this much noise.
+        noise = max(float((pairs / b**2).sum()), float(n.numel()))
+        return Estimate(total - 1, math.sqrt(2 * noise / m**2 + 4 * spread / m))
+
+
+class SoftMarginal:
+    """Mean soft masses per batch, accumulated as the sum and the products with the sum so far."""
+
+    def __init__(self, weights: Tensor):
+        self.weights = weights
+        self.total = torch.zeros_like(weights, dtype=torch.float64)
+        self.inverse = torch.where(weights > 0, 1 / weights.double(), 0.0)
+        self.products: list[float] = []
+        self.samples = 0
+
+    def add(self, mass: Tensor, samples: int) -> None:
+        """Batches must be of one size."""
+        self.products.append(float((self.total * mass * self.inverse).sum()))
+        self.total += mass
+        self.samples += samples
+
+    @property
+    def mass(self) -> Tensor:
+        return self.total / max(1, len(self.products))
+
+    def chi2(self) -> Estimate:
+        k = len(self.products)
+        if k < 3:
+            return Estimate(math.inf, math.inf)
+        value = 2 * sum(self.products) / (k * (k - 1))
+        # The product with i earlier batches has mean i·value; its residuals are nearly uncorrelated.
+        residual = sum((p - i * value) ** 2 for i, p in enumerate(self.products))
+        return Estimate(value - 1, 2 * math.sqrt(residual) / (k * (k - 1)))
+
+
+def mean_of(values: list[float]) -> Estimate:
+    """The mean of equally sized batches and its standard error."""
+    k = len(values)
+    if k < 2:
+        return Estimate(values[0] if values else math.nan, math.inf)
+    mean = math.fsum(values) / k
+    return Estimate(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (k - 1) / k))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` measured on fresh samples; every `name_error` is the standard error of `name`.
+
+    chi2 is dimensionless, primal, dual and gap are in units of cost, max_ratio is max_j m_j / b_j, empty counts
+    targets of positive weight that no sample chose, and floor is the standard error that chi2 would have at χ² = 0.
+    """
+
+    samples: int
+    chi2: float
+    chi2_error: float
+    floor: float
+    empty: int
+    empty_error: float
+    max_ratio: float
+    max_ratio_error: float
+    primal: float
+    primal_error: float
+    dual: float
+    dual_error: float
+    gap: float
+    gap_error: float
+    mass: Tensor = field(repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, float]:
+        """The numbers, without the masses."""
+        return {name: value for name, value in vars(self).items() if name != "mass"}
+
+    def __str__(self) -> str:
+        lines = [f"{self.samples:,} samples"]
+        for name in ("chi2", "primal", "dual", "gap", "max_ratio", "empty"):
+            lines.append(f"{name:<10}{getattr(self, name):>12.5g} ± {getattr(self, name + '_error'):.2g}")
+        return "\n".join(lines)
+
+
+class Survey:
+    """Accumulates batches of c-transforms and masses into a `Report`."""
+
+    def __init__(self, weights: Tensor, potential: Tensor, soft: bool):
+        self.weights, self.potential = weights, potential
+        self.marginal = SoftMarginal(weights) if soft else HitMarginal(weights)
+        self.phi: list[float] = []
+        self.paid: list[float] = []  # Σ_j m_j ψ_j of each batch
+
+    def add(self, phi: Tensor, chosen: Tensor) -> None:
+        """phi [B] and either the chosen indices [B] or the batch's soft masses [N]."""
+        psi = self.potential.double()
+        self.phi.append(float(phi.double().mean()))
+        if isinstance(self.marginal, HitMarginal):
+            self.paid.append(float(psi[chosen].mean()))
+            self.marginal.add(chosen)
+        else:
+            mass = chosen.double()
+            self.paid.append(float((mass * psi).sum()))
+            self.marginal.add(mass, phi.numel())
+
+    def report(self) -> Report:
+        b = self.weights.double()
+        owed = float((b * self.potential.double()).sum())
+        chi2, phi = self.marginal.chi2(), mean_of(self.phi)
+        primal = mean_of([p + q for p, q in zip(self.phi, self.paid, strict=True)])
+        gap = mean_of([q - owed for q in self.paid])
+        mass, m = self.marginal.mass, self.marginal.samples
+        positive = b > 0
+        ratio = torch.where(positive, mass / b, 0.0)
+        top = int(ratio.argmax())
+        missed = torch.exp(-m * torch.maximum(mass, b)[positive])
+        return Report(
+            samples=m,
+            chi2=chi2.value,
+            chi2_error=chi2.error,
+            floor=math.sqrt(2 * int(positive.sum())) / max(1, m),
+            empty=int((mass[positive] == 0).sum()),
+            empty_error=float((missed * (1 - missed)).sum().sqrt()),
+            max_ratio=float(ratio[top]),
+            max_ratio_error=float((mass[top] * (1 - mass[top]) / max(1, m)).sqrt() / b[top]),
+            primal=primal.value,
+            primal_error=primal.error,
+            dual=phi.value + owed,
+            dual_error=phi.error,
+            gap=gap.value,
+            gap_error=gap.error,
+            mass=mass.float(),
+        )

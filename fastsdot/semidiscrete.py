@@ -1,0 +1,289 @@
+"""SemiDiscreteOT: transport of a continuous source onto N weighted targets.
+
+One potential ψ_j per target turns the cost into a map and a function (ε = 0):
+
+    T(x) = y_j,  j = argmin_j c(x, y_j) − ψ_j              φ(x) = min_j c(x, y_j) − ψ_j
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fastsdot import kernels, ots
+from fastsdot.costs import Pairing, make_cost
+from fastsdot.errors import InvalidArgument, require_finite
+from fastsdot.report import Report
+from fastsdot.sources import SourceLike
+
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+
+
+def decode(stored: Tensor) -> Tensor:
+    """The float32 values of stored targets; a byte k stands for k/255."""
+    return stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+
+
+class SemiDiscreteOT(nn.Module):
+    """Optimal transport from a source that can be sampled onto `targets` y of weights b.
+
+    Parameters
+    ----------
+    targets
+        [N, *shape], a Tensor, ndarray or np.memmap of float32, float16, bfloat16 or uint8 (a byte k stands for
+        k/255); float64 is stored as float32.
+    cost, p
+        A name of `fastsdot.costs`, or a callable `cost(x, y)` that broadcasts and reduces the last axis; p for "lp".
+    weights
+        [N], non-negative, scaled to sum 1; 1/N by default. A target of weight 0 is never chosen.
+    epsilon
+        Entropic temperature in units of cost; 0 is hard.
+    backend
+        A name of `fastsdot.kernels.BACKENDS`, or None for the fastest that applies.
+
+    Raises `InvalidArgument` for values that cannot be used and `BackendUnavailable` with the reason when the backend
+    named cannot run. Source: Chen et al., ICML 2019, section 3.1.
+    """
+
+    targets: Tensor
+    weights: Tensor
+    potential: Tensor
+
+    def __init__(
+        self,
+        targets: Tensor | np.ndarray,
+        *,
+        cost: str | Pairing = "sqeuclidean",
+        p: float | None = None,
+        weights: Tensor | np.ndarray | None = None,
+        epsilon: float = 0.0,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        self.cost = make_cost(cost, p)
+        if not 0 <= epsilon < float("inf"):
+            raise InvalidArgument("epsilon", "a finite number ≥ 0, in units of cost", repr(epsilon), "use 0 for hard")
+        self.epsilon = float(epsilon)
+        stored = _as_targets(targets, device)
+        n = stored.shape[0]
+        self.register_buffer("targets", stored, persistent=False)
+        self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
+        self.register_buffer("potential", torch.zeros(n, device=stored.device))
+        self.requested_backend = backend
+        self.ascent: ots.Ascent | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        y = decode(self.targets).reshape(self.targets.shape[0], -1)
+        self._embedding = self.cost.embed_targets(y)
+        self._kernel = kernels.prepare(self._embedding.y, self._embedding.form, self.requested_backend)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SemiDiscreteOT":
+        """Follow `.to(device)`; the potential and the weights stay float32 whatever dtype the module is cast to."""
+        kept = {"potential": self.potential, "weights": self.weights}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            setattr(self, name, value.to(self.targets.device))
+        if self.targets.dtype not in STORED:
+            self.targets = self.targets.float()
+        if self.ascent is not None:
+            self.ascent = self.ascent.to(self.targets.device)
+        self._prepare()
+        return self
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one target."""
+        return self.targets.shape[1:]
+
+    @property
+    def device(self) -> torch.device:
+        return self.targets.device
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs the argmin."""
+        return self._kernel.backend("argmin")
+
+    def assign(self, x: Tensor) -> Tensor:
+        """argmin_j c(x, y_j) − ψ_j over targets of positive weight, the smallest j among ties: [B] int64.
+
+        Raises `InvalidArgument` when x is not a finite [B, *shape] tensor on the targets' device. While
+        `torch.compile` traces, finiteness is not checked.
+        """
+        return self._assign(self._flat(x), self.potential)
+
+    def transport(self, x: Tensor) -> Tensor:
+        """T(x), the target that `assign` chooses: [B, *shape] in the dtype of x."""
+        return decode(self.targets[self.assign(x)]).to(x.dtype)
+
+    forward = transport
+
+    def c_transform(self, x: Tensor) -> Tensor:
+        """φ(x) = min_j c(x, y_j) − ψ_j, [B]; for ε > 0, −ε log Σ_j b_j exp((ψ_j − c(x, y_j)) / ε).
+
+        Differentiable in x and in the potential. Source: Chen et al. 2019, eq. 2; the soft form is Genevay et al.,
+        NeurIPS 2016, eq. 5.
+        """
+        x = self._flat(x)
+        if self.epsilon:
+            value = kernels.softmin(self._embed(x), self._kernel, self._bias(self.potential, self.epsilon), self.epsilon)
+            return value + self.cost.row(x, self._embedding)
+        index = self._assign(x.detach(), self.potential)
+        y = decode(self.targets[index]).reshape(x.shape)
+        return self.cost(x, y) - self.potential[index]
+
+    def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k smallest c(x, y_j) − ψ_j in ascending order and their targets' indices: [B, k], [B, k] int64."""
+        if not 1 <= k <= self.targets.shape[0]:
+            raise InvalidArgument("k", f"1 ≤ k ≤ {self.targets.shape[0]}, the number of targets", str(k), "lower k")
+        x = self._flat(x)
+        value, index = kernels.topk(self._embed(x), self._kernel, self._bias(self.potential), k)
+        return value + self.cost.row(x, self._embedding)[:, None], index
+
+    def evaluate(self, source: SourceLike, samples: int = 100_000, batch_size: int | None = None) -> Report:
+        """Measure marginal error, primal, dual and gap of the potential on fresh samples."""
+        return ots.evaluate(self, source, samples, batch_size)
+
+    def solve(
+        self,
+        source: SourceLike,
+        *,
+        tol: "float | ots.Rule" = 0.05,
+        max_samples: int | None = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+        progress: Callable | None = None,
+        callback: Callable | None = None,
+        throw: bool = False,
+    ) -> "ots.Solution":
+        """OTS: find ψ by stochastic ascent on the semi-dual; see `fastsdot.ots.solve`."""
+        return ots.solve(
+            self,
+            source,
+            tol=tol,
+            max_samples=max_samples,
+            batch_size=batch_size,
+            generator=generator,
+            progress=progress,
+            callback=callback,
+            throw=throw,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write potential, weights and cost to a safetensors file; the targets themselves are not stored."""
+        about = {
+            "cost": self.cost.name,
+            "p": self.cost.p if self.cost.name == "lp" else None,
+            "epsilon": self.epsilon,
+            "targets": fingerprint(self.targets),
+        }
+        arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
+        safetensors.torch.save_file(arrays, path, metadata={"fastsdot": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | Path, targets: Tensor | np.ndarray, **options) -> "SemiDiscreteOT":
+        """Read what `save` wrote, for the same targets; `options` are the constructor's (a callable cost must be given).
+
+        Raises `InvalidArgument` when the file is unreadable or was saved for other targets.
+        """
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["fastsdot"])
+                arrays = {name: file.get_tensor(name) for name in ("potential", "weights")}
+        except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
+            raise InvalidArgument("path", "a file written by save", f"{path} ({error})", "check the path") from error
+        options = {"cost": about["cost"], "p": about["p"], "epsilon": about["epsilon"]} | options
+        ot = cls(targets, weights=arrays["weights"], **options)
+        if fingerprint(ot.targets) != about["targets"]:
+            raise InvalidArgument(
+                "targets", f"those the file was saved for ({about['targets']})", fingerprint(ot.targets), "load those"
+            )
+        ot.potential.copy_(arrays["potential"])
+        ot.weights.copy_(arrays["weights"])
+        return ot
+
+    def _flat(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            received = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+            raise InvalidArgument("x", "a floating point tensor", received, "convert it with torch.as_tensor(x).float()")
+        if x.shape[1:] != self.shape or x.dim() == 0:
+            shape = ", ".join(("B", *map(str, self.shape)))
+            raise InvalidArgument("x", f"shape [{shape}]", f"{list(x.shape)}", "shape samples like targets, with a batch axis")
+        if x.device != self.device:
+            raise InvalidArgument("x", f"device {self.device}", str(x.device), "move x or the module with .to()")
+        require_finite("x", x)
+        return x.reshape(x.shape[0], self.shape.numel()).float()
+
+    def _embed(self, x: Tensor) -> Tensor:
+        return self.cost.embed(x, self._embedding.centre)
+
+    def _bias(self, potential: Tensor, epsilon: float = 0.0) -> Tensor:
+        """What kernels add per target: the cost's own term − ψ (− ε log b), and +inf where b is 0."""
+        require_finite("potential", potential)
+        bias = self._embedding.column - potential
+        if epsilon:
+            bias = bias - epsilon * self.weights.log()
+        return torch.where(self.weights > 0, bias, torch.inf)
+
+    def _assign(self, x: Tensor, potential: Tensor) -> Tensor:
+        return kernels.argmin(self._embed(x), self._kernel, self._bias(potential))[1]
+
+    def _marginal(self, x: Tensor, potential: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """φ [B] with the indices [B] for ε = 0, with the batch's mean soft masses [N] otherwise; no gradients."""
+        embedded, bias = self._embed(x), self._bias(potential, epsilon)
+        if epsilon:
+            value, chosen = kernels.soft_marginal(embedded, self._kernel, bias, epsilon)
+        else:
+            value, chosen = kernels.argmin(embedded, self._kernel, bias)
+        return value + self.cost.row(x, self._embedding), chosen
+
+
+def _as_targets(targets: Tensor | np.ndarray, device: torch.device | str | None) -> Tensor:
+    if isinstance(targets, np.ndarray):
+        if targets.dtype.kind not in "fu":
+            raise InvalidArgument("targets", "float or uint8", str(targets.dtype), "convert them, to float32 say")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")  # targets are only read
+            targets = torch.as_tensor(np.ascontiguousarray(targets))
+    if not isinstance(targets, Tensor):
+        raise InvalidArgument("targets", "a Tensor, ndarray or memmap", type(targets).__name__, "wrap them in np.asarray")
+    targets = targets.detach()
+    if targets.dtype == torch.float64:
+        targets = targets.float()
+    if targets.dtype not in STORED:
+        names = ", ".join(str(t).removeprefix("torch.") for t in STORED)
+        raise InvalidArgument("targets", f"one of {names}", str(targets.dtype), "convert them, to float32 say")
+    if targets.dim() == 0 or targets.numel() == 0:
+        raise InvalidArgument("targets", "shape [N, ...] with N ≥ 1", f"shape {tuple(targets.shape)}", "give some targets")
+    require_finite("targets", targets)
+    return targets.to(device) if device is not None else targets
+
+
+def _as_weights(weights: Tensor | np.ndarray | None, n: int) -> Tensor:
+    if weights is None:
+        return torch.full((n,), 1 / n)
+    weights = torch.as_tensor(weights).detach().double()
+    if weights.shape != (n,):
+        raise InvalidArgument("weights", f"shape [{n}], one per target", f"{list(weights.shape)}", "match the targets")
+    require_finite("weights", weights)
+    if bool((weights < 0).any()) or float(weights.sum()) <= 0:
+        received = f"minimum {float(weights.min()):.3g}, sum {float(weights.sum()):.3g}"
+        raise InvalidArgument("weights", "values ≥ 0 with a sum above 0", received, "clip them, or leave weights out")
+    return (weights / weights.sum()).float()
+
+
+def fingerprint(targets: Tensor) -> str:
+    """Shape, dtype and a hash of up to 1 024 evenly spaced targets."""
+    rows = torch.linspace(0, targets.shape[0] - 1, min(1024, targets.shape[0])).long()
+    sample = targets[rows.to(targets.device)].cpu().contiguous()
+    digest = hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    return f"{list(targets.shape)} {str(targets.dtype).removeprefix('torch.')} {digest}"

@@ -1,0 +1,90 @@
+"""Sources: anything that can be sampled, as a function `source(n) -> [n, *shape]`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastsdot.errors import InvalidArgument, SourceError, require_finite
+
+Source = Callable[[int], Tensor]
+SourceLike = int | Source | torch.distributions.Distribution
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """z ~ N(0, I): `gaussian(n)` is [n, width]."""
+
+    width: int
+    device: torch.device | str = "cpu"
+    generator: torch.Generator | None = None
+
+    def __call__(self, n: int) -> Tensor:
+        return torch.randn(n, self.width, device=self.device, generator=self.generator)
+
+
+@dataclass(frozen=True)
+class Pushforward:
+    """g(z) + σ ξ for z from a latent source and ξ ~ N(0, I): the distribution g#μ, sampled without gradients.
+
+    With `perturbation` σ > 0 the distribution has a density even where g is piecewise linear and its range is thin,
+    which is what makes the optimal map unique (Chen et al. 2019, remark on ReLU networks after theorem 3.2).
+    """
+
+    generator: nn.Module
+    latent: Source
+    perturbation: float = 0.0
+
+    def __call__(self, n: int) -> Tensor:
+        return self.at(self.latent(n))
+
+    @torch.no_grad()
+    def at(self, z: Tensor) -> Tensor:
+        """The samples that belong to the latents z."""
+        x = self.generator(z)
+        return x + self.perturbation * torch.randn_like(x) if self.perturbation else x
+
+
+def as_source(
+    source: SourceLike,
+    argument: str = "source",
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Source:
+    """`source` as a function of the batch size; an int means N(0, I) of that width, drawn with `generator`.
+
+    Raises `InvalidArgument` when it is neither an int above 0, a distribution nor a callable.
+    """
+    if isinstance(source, torch.distributions.Distribution):
+        return lambda n: source.sample((n,))
+    if isinstance(source, int) and not isinstance(source, bool) and source > 0:
+        return Gaussian(source, device, generator)
+    if callable(source):
+        return source
+    raise InvalidArgument(
+        argument,
+        "a callable n -> [n, ...], a torch distribution, or an int above 0 (the width of N(0, I))",
+        repr(source),
+        "wrap your sampler in a function of the batch size",
+    )
+
+
+def draw(source: Source, n: int, shape: torch.Size, device: torch.device) -> Tensor:
+    """A checked batch, flattened to [n, D] float32.
+
+    Raises `SourceError` when the batch is not a finite tensor of shape [n, *shape] on `device`.
+    """
+    x = source(n)
+    if not isinstance(x, Tensor):
+        raise SourceError("source", "a torch.Tensor", type(x).__name__, "convert it, with torch.as_tensor say")
+    if tuple(x.shape) != (n, *shape):
+        raise SourceError(
+            "source", f"shape {(n, *shape)}", f"shape {tuple(x.shape)}", "return samples shaped like one target"
+        )
+    if x.device.type != device.type or (device.index is not None and x.device != device):
+        raise SourceError("source", f"device {device}", f"device {x.device}", "sample there, or move the targets")
+    if not x.is_floating_point():
+        raise SourceError("source", "a floating point dtype", str(x.dtype), "return x.float()")
+    require_finite("source", x, SourceError)
+    return x.detach().reshape(n, shape.numel()).float()
