@@ -14,8 +14,10 @@ from .triton_topk import topk as topk
 def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:
     if form.kind == "callable":
         return "a callable is not compiled into its kernels; backend 'keops' or 'gemm' runs it"
+    if device.type == "cpu" and triton.knobs.runtime.interpret:
+        return None
     if device.type != "cuda":
-        return None if triton.knobs.runtime.interpret else f"it needs a CUDA device, not {device.type}"
+        return f"it needs a CUDA device, not {device.type}"
     if torch.version.hip is not None:
         return "its kernels are compiled and checked for NVIDIA devices only"
     if capability(device) < LOWEST_CAPABILITY:

@@ -160,7 +160,7 @@ def tiling(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: La
 
 
 def splits(parts: int, others: int, device: torch.device) -> tuple[int, int]:
-    """How many groups `parts` tiles are split into so that `others` × groups programs fill the device, and their size."""
+    """How many groups of how many tiles `parts` are split into, so that `others` × groups programs fill the device."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     groups = max(1, min(parts, -(-PROGRAMS * processors // others)))
     size = -(-parts // groups)

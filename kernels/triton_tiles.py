@@ -111,7 +111,7 @@ def exact_scores(
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """s_ij of one row and BN targets from row-major x and y, [BN] float64, summed in the same order whatever the tile."""
+    """s_ij of one row and BN targets from row-major x and y, [BN] float64, in the same order whatever the tile."""
     offs_n = column + tl.arange(0, BN)
     offs_k = tl.arange(0, BK)
     x_ptrs = x_ptr + tl.cast(row, tl.int64) * D + offs_k[None, :]

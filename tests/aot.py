@@ -7,7 +7,7 @@ A main loop of I instructions a warp over M scores' coordinates gives the floor 
 
     floor = max(B·N·D · 32·I·warps/M / lanes,  3·2·B·N·D / tf32 (inner form),  4·N·D / bytes)
 
-where `lanes` is the rate at which a device issues instructions (times 32 lanes), `tf32` and `bytes` its published peaks.
+where `lanes` is the rate at which a device issues instructions (times 32 lanes), `tf32` and `bytes` published peaks.
 """
 
 import argparse
@@ -21,13 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_argmin import nearest, tile_minima
 from fastsdot.kernels.triton_launch import COLUMN_LAUNCHES, LAUNCHES, Launch, available, form_constants
 from fastsdot.kernels.triton_soft import column_sums, row_sums
 from fastsdot.kernels.triton_topk import tile_scores
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 KERNELS = {kernel.__name__: kernel for kernel in (tile_minima, row_sums, column_sums, nearest, tile_scores)}
@@ -82,22 +83,25 @@ class Code:
 
 
 def cases(architectures: list[int]) -> list[Case]:
-    """Every launch with the inner form and l1, by every kernel; the other forms by the largest launch."""
-    found = []
+    """Every kernel by every launch for the inner form and l1; for other forms what differs, by the largest launch."""
+    found, exact = [], Launch(1, 64, 32, 4, 3)
     for arch in architectures:
         for name, form in FORMS.items():
             rows, columns = available(LAUNCHES, form, arch), available(COLUMN_LAUNCHES, form, arch)
-            if name not in ("inner", "l1"):
+            width = rows[-1].columns
+            if name in ("inner", "l1"):
+                found += [Case("row_sums", name, arch, launch) for launch in rows]
+                found.append(Case("tile_minima", name, arch, rows[-1], (("WIDTH", width),)))
+                found.append(Case("nearest", name, arch, exact, (("WIDTH", width), ("GROUPS", 128))))
+                found.append(Case("tile_scores", name, arch, exact, (("WIDTH", width),)))
+            elif arch == 100:  # same launches as sm_80, whose register file is as large
+                continue
+            else:
                 rows, columns = rows[-1:], columns[-1:]
             found += [Case("tile_minima", name, arch, launch, (("WIDTH", 1),)) for launch in rows]
-            found += [Case("row_sums", name, arch, launch) for launch in rows]
             found += [Case("column_sums", name, arch, launch) for launch in columns]
-            width = rows[-1].columns
-            found.append(Case("tile_minima", name, arch, rows[-1], (("WIDTH", width),)))
-            exact = Launch(1, 64, 32, 4, 3)
-            found.append(Case("nearest", name, arch, exact, (("WIDTH", width), ("GROUPS", 128))))
-        found.append(Case("nearest", "l1", arch, Launch(1, 1, 32, 4, 3), (("WIDTH", 1), ("GROUPS", 128))))
-        found.append(Case("tile_scores", "l1", arch, exact, (("WIDTH", width),)))
+    single = Launch(1, 1, 32, 4, 3)
+    found += [Case("nearest", name, architectures[-1], single, (("WIDTH", 1), ("GROUPS", 128))) for name in FORMS]
     return found
 
 

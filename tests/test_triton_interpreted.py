@@ -1,0 +1,33 @@
+"""The Triton kernels give the right results: interpreted where there is no GPU, compiled where there is one.
+
+Triton decides when it is imported whether it compiles or interprets, for a whole process, and other tests need it as a
+user has it (torch.compile imports it too). So the reductions are tested in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsdot.kernels import Form, refusal
+
+pytest.importorskip("triton")
+HERE = Path(__file__).parent
+
+
+def test_reductions_agree_with_float64():
+    environment = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
+    # The interpreter computes in NumPy, which warns of exp2(-inf) and its like; the device has no such warnings.
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
+    command = [sys.executable, "-m", "pytest", *options, str(HERE / "triton_reductions.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter runs on the CPU")
+def test_the_cpu_is_refused_without_the_interpreter():
+    reason = refusal("triton", Form("power"), "argmin", torch.device("cpu"), 10, 5)
+    assert reason == "it needs a CUDA device, not cpu"

@@ -1,0 +1,200 @@
+"""The Triton kernels against the definition in float64; test_triton_interpreted.py runs this file.
+
+Tiles are small so that few targets fill several tiles and groups. The interpreter multiplies in float32, so rounding of
+the tensor cores shows only where these tests run compiled.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from compare import ROUNDING, assert_argmin, reference, tolerance
+from kernel_cases import FORMS, assert_close, double, lattice, problem
+
+from fastsdot.kernels import naive, triton_argmin, triton_backend as backend, triton_launch, triton_topk
+from fastsdot.kernels.form import Form
+from fastsdot.kernels.triton_launch import Launch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KERNEL_FORMS = {name: form for name, form in FORMS.items() if form.kind != "callable"} | {
+    "lp2.7": Form("power", p=2.7),
+    "lp0.5": Form("power", p=0.5, root=True),
+    "lp9": Form("power", p=9.25),
+}
+TILES = {"inner": Launch(16, 16, 16, 4, 2), "power": Launch(4, 16, 4, 4, 2)}
+every_form = pytest.mark.parametrize("form", KERNEL_FORMS.values(), ids=KERNEL_FORMS)
+two_forms = pytest.mark.parametrize("form", [FORMS["inner"], FORMS["l1"]], ids=["inner", "l1"])
+
+
+def put(x, y, bias, form):
+    """Operands on the device that runs the kernels, and tiles that split them."""
+    launch = TILES[form.kind]
+    if form.kind == "power":
+        launch = replace(launch, depth=triton_launch.depth(x.shape[1]))
+    return x.to(DEVICE), backend.prepare(y.to(DEVICE), form), bias.to(DEVICE), launch
+
+
+def run_argmin(x, y, bias, form):
+    x, layout, bias, launch = put(x, y, bias, form)
+    value, index = backend.argmin(x, layout, bias, form, launch)
+    return value.cpu(), index.cpu()
+
+
+def run_soft(x, y, bias, form, epsilon, row_weight):
+    x, layout, bias, launch = put(x, y, bias, form)
+    value = backend.softmin(x, layout, bias, form, epsilon, launch)
+    again, mass = backend.soft_marginal(x, layout, bias, form, epsilon, row_weight.to(DEVICE), launch)
+    assert torch.equal(value, again)
+    return value.cpu(), mass.cpu()
+
+
+def run_topk(x, y, bias, form, k):
+    x, layout, bias, launch = put(x, y, bias, form)
+    value, index = backend.topk(x, layout, bias, form, k, launch)
+    return value.cpu(), index.cpu()
+
+
+def assert_soft(x, y, bias, form, epsilon, value, row_weight, mass):
+    allowed = tolerance(x, y, bias, form) + epsilon * 1e-6
+    expected, exact = naive.soft_marginal(*double(x, y, bias), form, epsilon, row_weight.double())
+    assert_close(value, expected, allowed)
+    share = torch.softmax(-reference(x, y, bias, form) / epsilon, 1)
+    assert_close(mass, exact, (row_weight.abs() * (2 * allowed / epsilon + 1e-6)).double() @ share + 1e-9)
+
+
+@every_form
+@pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 1), (3, 50, 5), (9, 45, 18)])
+@pytest.mark.parametrize("reread", [0, 10**9], ids=["column after", "column in the loop"])
+def test_argmin(form, b, n, d, reread, monkeypatch):
+    monkeypatch.setattr(triton_argmin, "REREAD", reread)
+    x, y, bias = problem(b, n, d)
+    assert_argmin(x, y, bias, form, *run_argmin(x, y, bias, form))
+
+
+@every_form
+@pytest.mark.parametrize(("b", "n", "d", "epsilon"), [(1, 1, 1, 1.0), (3, 50, 5, 0.05), (9, 45, 18, 10.0)])
+def test_softmin_and_marginal(form, b, n, d, epsilon):
+    x, y, bias = problem(b, n, d)
+    row_weight = torch.linspace(-1, 2, b)
+    value, mass = run_soft(x, y, bias, form, epsilon, row_weight)
+    assert_soft(x, y, bias, form, epsilon, value, row_weight, mass)
+
+
+@every_form
+def test_launches_that_users_get(form):
+    x, y, bias = problem(5, 130, 3)
+    layout = backend.prepare(y.to(DEVICE), form)
+    operands = x.to(DEVICE), layout, bias.to(DEVICE), form
+    assert_argmin(x, y, bias, form, *(result.cpu() for result in backend.argmin(*operands)))
+    value, mass = (result.cpu() for result in backend.soft_marginal(*operands, 0.5, torch.ones(5, device=DEVICE)))
+    assert_soft(x, y, bias, form, 0.5, value, torch.ones(5), mass)
+
+
+@two_forms
+def test_tiles_groups_and_the_way_to_the_column_change_no_bit_of_the_argmin(form, monkeypatch):
+    x, y, bias = problem(7, 150, 6)
+    first = run_argmin(x, y, bias, form)
+    soft = run_soft(x, y, bias, form, 0.5, torch.ones(7))
+    for programs, columns, reread in [(1, 32, 0), (3, 16, 0), (1000, 16, 10**9), (2, 64, 10**9)]:
+        monkeypatch.setattr(triton_launch, "PROGRAMS", programs)
+        monkeypatch.setattr(triton_argmin, "REREAD", reread)
+        monkeypatch.setitem(TILES, form.kind, replace(TILES[form.kind], columns=columns))
+        assert all(torch.equal(a, b) for a, b in zip(first, run_argmin(x, y, bias, form), strict=True))
+        for a, b in zip(soft, run_soft(x, y, bias, form, 0.5, torch.ones(7)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@every_form
+@pytest.mark.parametrize("reread", [0, 10**9])
+def test_ties_go_to_the_smallest_index(form, reread, monkeypatch):
+    monkeypatch.setattr(triton_argmin, "REREAD", reread)
+    monkeypatch.setattr(triton_launch, "PROGRAMS", 6)
+    x, y, bias = lattice(5, 90)
+    index = run_argmin(x, y, bias, form)[1]
+    assert torch.equal(index, naive.argmin(*double(x, y, bias), form)[1])
+
+
+@two_forms
+@pytest.mark.parametrize("dead", [slice(0, 32), slice(40, 70), slice(1, 70), slice(0, 69)])
+def test_an_infinite_bias_is_never_chosen_and_has_no_mass(form, dead, monkeypatch):
+    monkeypatch.setattr(triton_launch, "PROGRAMS", 5)
+    x, y, bias = problem(4, 70)
+    bias[dead] = torch.inf
+    assert_argmin(x, y, bias, form, *run_argmin(x, y, bias, form))
+    value, mass = run_soft(x, y, bias, form, 0.5, torch.ones(4))
+    assert_soft(x, y, bias, form, 0.5, value, torch.ones(4), mass)
+    assert (mass[dead] == 0).all()
+
+
+@two_forms
+def test_nothing_to_choose_from_is_infinite_and_never_nan(form):
+    x, y, bias = problem(4, 40)
+    bias[:] = torch.inf
+    value, index = run_argmin(x, y, bias, form)
+    assert (value == torch.inf).all()
+    assert (index == 0).all()
+    value, mass = run_soft(x, y, bias, form, 0.5, torch.ones(4))
+    assert (value == torch.inf).all()
+    assert (mass == 0).all()
+
+
+@two_forms
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
+def test_any_scale(form, scale):
+    x, y, bias = problem(6, 60, 7, scale=scale)
+    bias = bias * (form(x, y[:6]).abs().mean())
+    assert_argmin(x, y, bias, form, *run_argmin(x, y, bias, form))
+
+
+@two_forms
+def test_a_large_offset_cancels_no_better_and_no_worse_than_in_float32(form):
+    x, y, bias = problem(6, 60, 7)
+    assert_argmin(x + 1e3, y + 1e3, bias, form, *run_argmin(x + 1e3, y + 1e3, bias, form))
+
+
+@every_form
+def test_operands_need_not_be_contiguous(form):
+    x, y, bias = problem(6, 40, 5)
+    spread = torch.empty(5, 12).T[::2]
+    spread.copy_(x)
+    wide = torch.empty(40, 3)
+    wide[:, 1] = bias
+    expected = run_argmin(x, y, bias, form)
+    assert all(torch.equal(a, b) for a, b in zip(expected, run_argmin(spread, y, wide[:, 1], form), strict=True))
+
+
+@two_forms
+def test_an_empty_batch_gives_empty_results(form):
+    x, y, bias = problem(0, 20)
+    assert [result.shape for result in run_argmin(x, y, bias, form)] == [(0,), (0,)]
+    value, mass = run_soft(x, y, bias, form, 0.5, torch.ones(0))
+    assert value.shape == (0,)
+    assert torch.equal(mass, torch.zeros(20))
+    assert [result.shape for result in run_topk(x, y, bias, form, 3)] == [(0, 3), (0, 3)]
+
+
+@every_form
+@pytest.mark.parametrize(("n", "k"), [(70, 3), (20, 20)])
+def test_topk(form, n, k, monkeypatch):
+    monkeypatch.setattr(triton_topk, "CANDIDATES", 100)  # fewer rows at a time than there are
+    x, y, bias = problem(3, n)
+    value, index = run_topk(x, y, bias, form, k)
+    best = naive.topk(*double(x, y, bias), form, k)[0]
+    allowed = tolerance(x, y, bias, form)[:, None] + ROUNDING * best.abs()  # the k-th may be far above the first
+    assert all(len(set(row)) == k for row in index.tolist())
+    assert_close(value, best, allowed)
+    assert_close(reference(x, y, bias, form).gather(1, index), best, allowed)
+
+
+@two_forms
+def test_ties_among_the_k_best_are_in_order_of_index(form):
+    x, y, bias = lattice(4, 90)
+    bias[50:] = torch.inf
+    index = run_topk(x, y, bias, form, 60)[1]
+    assert torch.equal(index, naive.topk(*double(x, y, bias), form, 60)[1])
+
+
+def test_refusals_say_why():
+    assert "callable" in backend.refusal(FORMS["callable"], "argmin", DEVICE, 10, 5)
+    assert "not meta" in backend.refusal(FORMS["l1"], "argmin", torch.device("meta"), 10, 5)
+    assert backend.refusal(FORMS["l1"], "argmin", DEVICE, 10, 5) is None
