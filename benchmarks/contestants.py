@@ -1,0 +1,82 @@
+"""Who is timed: fastsdot as it chooses, each of its backends by name, and the peers that are installed.
+
+A contestant turns a problem into a function without arguments that returns the chosen indices, with everything that
+depends on the targets alone done beforehand; where it cannot run it raises `AbsentError` with the reason.
+"""
+
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from problems import Problem
+from torch import Tensor
+
+from fastsdot.costs import make_cost
+from fastsdot.errors import BackendUnavailable
+from fastsdot.kernels import BACKENDS, argmin, prepare
+
+Run = Callable[[], Tensor]
+OURS = "fastsdot"
+
+
+class AbsentError(Exception):
+    """This contestant does not run this problem here."""
+
+
+def need(module: str, package: str) -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # faiss's SWIG types
+            return import_module(module)
+    except ModuleNotFoundError as error:
+        raise AbsentError(f"not installed: pip install {package}") from error
+
+
+def fastsdot(problem: Problem, backend: str | None = None) -> Run:
+    cost = make_cost(problem.cost)
+    embedding = cost.embed_targets(problem.y)
+    try:
+        targets = prepare(embedding.y, embedding.form, backend)
+    except BackendUnavailable as error:
+        raise AbsentError(str(error)) from error
+    x = problem.x
+    return lambda: argmin(cost.embed(x, embedding.centre), targets, embedding.column)[1]
+
+
+def cdist(problem: Problem) -> Run:
+    x, y, p = problem.x, problem.y, 1.0 if problem.cost == "l1" else 2.0
+    return lambda: torch.cdist(x, y, p=p).argmin(1)
+
+
+def addmm(problem: Problem) -> Run:
+    if problem.cost == "l1":
+        raise AbsentError("l1 is not a product")
+    x, y = problem.x, problem.y
+    square = y.square().sum(1)
+    return lambda: torch.addmm(square, x, y.T, alpha=-2).argmin(1)
+
+
+def faiss(problem: Problem) -> Run:
+    module = need("faiss", "faiss-cpu")
+    index = module.IndexFlat(problem.d, module.METRIC_L1 if problem.cost == "l1" else module.METRIC_L2)
+    index.add(problem.y.numpy())
+    x = problem.x.numpy()
+    return lambda: torch.from_numpy(index.search(x, 1)[1][:, 0])
+
+
+def scikit_learn(problem: Problem) -> Run:
+    nearest = need("sklearn.metrics", "scikit-learn").pairwise_distances_argmin
+    x, y, metric = problem.x.numpy(), problem.y.numpy(), "manhattan" if problem.cost == "l1" else "sqeuclidean"
+    return lambda: torch.from_numpy(nearest(x, y, metric=metric))
+
+
+CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
+    OURS: fastsdot,
+    **{f"fastsdot[{name}]": (lambda problem, name=name: fastsdot(problem, name)) for name in BACKENDS},
+    "torch.cdist + argmin": cdist,
+    "torch.addmm + argmin": addmm,
+    "FAISS": faiss,
+    "scikit-learn": scikit_learn,
+}
