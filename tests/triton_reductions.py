@@ -114,6 +114,17 @@ def test_ties_go_to_the_smallest_index(form, reread, monkeypatch):
     assert torch.equal(index, naive.argmin(*double(x, y, bias), form)[1])
 
 
+def test_ties_between_more_groups_than_are_read_at_once(monkeypatch):
+    form = FORMS["l1"]
+    monkeypatch.setattr(triton_launch, "PROGRAMS", 1000)
+    x, y, bias = lattice(1, 16 * 130)
+    y[16 * 129 + 3], bias[16 * 129 + 3] = x[0], -5.0
+    y[16 + 2], bias[16 + 2] = x[0], -5.0  # the same, 128 groups before
+    value, index = run_argmin(x, y, bias, form)
+    assert index.tolist() == [18]
+    assert torch.equal(value.double(), naive.argmin(*double(x, y, bias), form)[0])
+
+
 @two_forms
 @pytest.mark.parametrize("dead", [slice(0, 32), slice(40, 70), slice(1, 70), slice(0, 69)])
 def test_an_infinite_bias_is_never_chosen_and_has_no_mass(form, dead, monkeypatch):
