@@ -1,14 +1,26 @@
-"""Blocked torch: one matrix product per block of targets for the inner form, the form's own definition otherwise."""
+"""Blocked torch: one matrix product per block of targets for the inner form, the form's own definition otherwise.
+
+On the CPU the targets of the inner form are shared out in contiguous parts, one thread to a part and its blocks.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from . import streaming
+from . import streaming, threads
 from .form import Form
 
-# Targets in a block. Measured on a 2-core AVX-512 CPU, N=60 000, D=784, float32 (docs/performance.md):
-# B=16 best at 1 024, B=64 at 2 048, B=256 at 1 024; a block of scores should stay inside the L2 cache.
-BLOCK = 2048
+Result = TypeVar("Result")
+
+# Scores in a block of products: up to here torch reduces it on the calling thread, and it stays in the L2 cache.
+# Measured with float32, N=60 000, D=784 (docs/performance.md): 2¹⁵ and 2¹⁶ are the fastest, more are slower.
+BLOCK_SCORES = 2**15
+NARROWEST = 256  # targets in a block of products
+PART_PRODUCTS = 2**25  # multiplications worth a part; one row of 60 000 × 784 is read at the memory's speed regardless
+PARTS = 4  # for each thread, so that one that is disturbed leaves work to the others
+BLOCK = 2048  # targets in a block when the form is not a product, and
 BLOCK_COORDINATES = 2**22  # of x − y formed at once when the form is not a product
 
 
@@ -23,34 +35,74 @@ def prepare(y: Tensor, form: Form) -> list[Tensor]:
 def block_score(x: Tensor, y: Tensor, bias: Tensor, form: Form) -> tuple[streaming.Score, int]:
     """The scoring function for blocks of y, and the width of a block."""
     if form.kind == "inner":
-        buffer = x.new_empty(x.shape[0] * min(BLOCK, y.shape[0]))
+        width = min(y.shape[0], max(NARROWEST, BLOCK_SCORES // max(1, x.shape[0])))
+        buffer = x.new_empty(x.shape[0] * width)
 
         def score(start: int, stop: int) -> Tensor:
             out = buffer[: x.shape[0] * (stop - start)].view(x.shape[0], stop - start)
             return torch.addmm(bias[start:stop], x, y[start:stop].T, alpha=-form.scale, out=out)
 
-        return score, BLOCK
+        return score, width
     width = max(1, min(BLOCK, BLOCK_COORDINATES // max(1, x.numel())))
     return (lambda start, stop: form.pairwise(x, y[start:stop]) + bias[start:stop]), width
 
 
+def parts(x: Tensor, y: Tensor, form: Form) -> list[tuple[int, int]]:
+    """Contiguous ranges of targets to reduce apart from each other."""
+    count = 1
+    if x.device.type == "cpu" and form.kind == "inner":
+        count = min(PARTS * torch.get_num_threads(), x.numel() * y.shape[0] // PART_PRODUCTS)
+    return list(streaming.blocks(y.shape[0], -(-y.shape[0] // max(1, count))))
+
+
+def reduce_parts(
+    x: Tensor, y: Tensor, bias: Tensor, form: Form, reduce: Callable[[streaming.Score, int, int], Result]
+) -> list[tuple[int, Result]]:
+    """(first target, reduce(score, n, width)) of each part, in order."""
+    x, y, bias = x.detach(), y.detach(), bias.detach()  # another thread does not know that this one records nothing
+    ranges = parts(x, y, form)
+
+    def run(task: int) -> tuple[int, Result]:
+        start, stop = ranges[task]
+        score, width = block_score(x, y[start:stop], bias[start:stop], form)
+        return start, reduce(score, stop - start, width)
+
+    return threads.gather(run, len(ranges))
+
+
 def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    score, width = block_score(x, layout[0], bias, form)
-    return streaming.argmin(score, layout[0].shape[0], width)
+    best = reduce_parts(x, layout[0], bias, form, streaming.argmin)
+    value, index = best[0][1]
+    for start, (low, where) in best[1:]:
+        index = torch.where(low < value, where + start, index)
+        value = torch.minimum(low, value)
+    return value, index
 
 
 def softmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Tensor:
-    score, width = block_score(x, layout[0], bias, form)
-    return streaming.softmin(score, layout[0].shape[0], width, epsilon)
+    def reduce(score: streaming.Score, n: int, width: int) -> Tensor:
+        return streaming.softmin(score, n, width, epsilon)
+
+    values = [value for _, value in reduce_parts(x, layout[0], bias, form, reduce)]
+    return values[0] if len(values) == 1 else -epsilon * torch.logsumexp(torch.stack(values) / -epsilon, dim=0)
 
 
 def soft_marginal(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, row_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    score, width = block_score(x, layout[0], bias, form)
-    return streaming.soft_marginal(score, layout[0].shape[0], width, epsilon, row_weight)
+    value = softmin(x, layout, bias, form, epsilon)
+
+    def reduce(score: streaming.Score, n: int, width: int) -> Tensor:
+        return streaming.marginal(score, n, width, epsilon, value, row_weight)
+
+    return value, torch.cat([mass for _, mass in reduce_parts(x, layout[0], bias, form, reduce)])
 
 
 def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> tuple[Tensor, Tensor]:
-    score, width = block_score(x, layout[0], bias, form)
-    return streaming.topk(score, layout[0].shape[0], width, k)
+    def reduce(score: streaming.Score, n: int, width: int) -> tuple[Tensor, Tensor]:
+        return streaming.topk(score, n, width, k)
+
+    found = reduce_parts(x, layout[0], bias, form, reduce)
+    value, order = torch.sort(torch.cat([low for _, (low, _) in found], 1), dim=1, stable=True)
+    index = torch.cat([where + start for start, (_, where) in found], 1).gather(1, order[:, :k])
+    return value[:, :k].contiguous(), index

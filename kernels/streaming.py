@@ -43,10 +43,15 @@ def softmin(score: Score, n: int, width: int, epsilon: float) -> Tensor:
 
 def soft_marginal(score: Score, n: int, width: int, epsilon: float, row_weight: Tensor) -> tuple[Tensor, Tensor]:
     value = softmin(score, n, width, epsilon)
+    return value, marginal(score, n, width, epsilon, value, row_weight)
+
+
+def marginal(score: Score, n: int, width: int, epsilon: float, value: Tensor, row_weight: Tensor) -> Tensor:
+    """Σ_i r_i exp((v_i − s_ij) / ε), [N], for v known from all targets."""
     mass = torch.empty(n, dtype=value.dtype, device=value.device)
     for start, stop in blocks(n, width):
         mass[start:stop] = row_weight @ torch.exp((value[:, None] - score(start, stop)) / epsilon)
-    return value, mass
+    return mass
 
 
 def topk(score: Score, n: int, width: int, k: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,12 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Barrier
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 @cache
@@ -33,3 +37,30 @@ def share(run: Callable[[int], None], count: int) -> None:
     for future in futures:
         if not future.cancel():  # one that has not started finds nothing left to do
             future.result()
+
+
+@cache
+def _single_pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch's operators start no others."""
+    started = Barrier(threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="fastsdot-torch", initializer=start)
+    for future in [pool.submit(int) for _ in range(threads)]:
+        future.result()
+    torch.set_num_threads(threads)  # a new thread starts with the number that was set last, in whichever thread
+    return pool
+
+
+def gather(run: Callable[[int], Result], count: int) -> list[Result]:
+    """[run(0), …, run(count − 1)] for functions that call torch, each on one of torch's number of threads.
+
+    One wait at the end costs less than one in each operator, and far less where other processes want the cores.
+    """
+    threads = torch.get_num_threads()
+    if count == 1 or threads == 1:
+        return [run(task) for task in range(count)]
+    return list(_single_pool(os.getpid(), threads).map(run, range(count)))

@@ -1,11 +1,25 @@
 """Every backend against the definition in float64, and the laws that the four reductions obey."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from compare import assert_argmin, reference, tolerance
-from kernel_cases import REDUCTIONS, D, assert_close, cases, double, every_case, lattice, need, problem, reduce_all
+from kernel_cases import (
+    FORMS,
+    REDUCTIONS,
+    D,
+    assert_close,
+    cases,
+    double,
+    every_case,
+    lattice,
+    need,
+    problem,
+    reduce_all,
+)
 
-from fastsdot.kernels import argmin, naive, prepare, soft_marginal, softmin, topk
+from fastsdot.kernels import argmin, gemm, naive, prepare, soft_marginal, softmin, topk
 
 
 @every_case
@@ -171,3 +185,41 @@ def test_scores_are_never_all_in_memory(backend, form):
         softmin(x, targets, bias, 0.5)
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert largest < x.shape[0] * y.shape[0] * 4 / 2
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Targets of the inner form are shared out whatever their number."""
+    monkeypatch.setattr(gemm, "PART_PRODUCTS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert len(gemm.parts(torch.empty(20, D), torch.empty(5000, D), FORMS["inner"])) == 8
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_parts_of_the_targets_are_put_together_in_order():
+    x, y, bias = lattice(n=5000)
+    bias[:1300] = torch.inf
+    targets, row_weight = prepare(y, FORMS["inner"], "gemm"), torch.rand(20)
+    exact = double(x, y, bias), FORMS["inner"]
+    with torch.inference_mode():
+        got = reduce_all(x, targets, bias, row_weight)
+    assert torch.equal(got[1], naive.argmin(*exact[0], exact[1])[1])
+    assert torch.equal(got[6], naive.topk(*exact[0], exact[1], 7)[1])
+    value, mass = naive.soft_marginal(*exact[0], exact[1], 0.5, row_weight.double())
+    assert_close(got[2], value, 1e-5)
+    assert_close(got[4], mass, 1e-6)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_several_threads_may_call_at_once_and_torch_keeps_its_own():
+    x, y, bias = problem(n=5000)
+    targets = prepare(y, FORMS["inner"], "gemm")
+    expected = argmin(x, targets, bias)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: argmin(x, targets, bias), range(20)))
+        threads = pool.submit(torch.get_num_threads).result()
+    assert all(torch.equal(a, b) for result in results for a, b in zip(result, expected, strict=True))
+    assert threads == torch.get_num_threads()
