@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .form import Form
-from .triton_launch import REREAD, Launch, Tiling, form_constants, splits, tiling
+from .triton_launch import REREAD, Launch, Tiling, form_constants, on_device, splits, tiling
 from .triton_tiles import exact_scores, score_tile
 
 
@@ -95,6 +95,7 @@ def minima(tiles: Tiling, width: int, group_size: int) -> tuple[Tensor, Tensor]:
     return value, where
 
 
+@on_device
 def argmin(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None = None
 ) -> tuple[Tensor, Tensor]:

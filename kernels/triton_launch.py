@@ -4,13 +4,17 @@ Tile sizes were chosen from code compiled ahead of time (docs/gpu-kernels.md: no
 None has been timed, and none is tuned when a user calls.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .form import Form
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ LAUNCHES: Table = {
         90: (Launch(16, 128, 32, 4, 3), Launch(64, 128, 32, 4, 3), Launch(128, 128, 32, 8, 3)),
         80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
     },
-    "power": {80: (Launch(16, 512, 4, 4, 2), Launch(32, 512, 4, 4, 2))},
+    "power": {80: (Launch(16, 512, 4, 4, 2),)},  # 32 rows halve the reads of targets, and spill with Triton 3.9
     "fractional power": {80: (Launch(16, 128, 4, 4, 2),)},
 }
 # Sums over the rows of a tile need more registers than sums along them: smaller tiles where those above would spill.
@@ -157,6 +161,17 @@ def tiling(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: La
     launch = launch or choose(LAUNCHES, form, x.device, *x.shape)
     tile_x = aligned(x) if form.kind == "inner" else k_major(x, max(ALIGNMENT, launch.rows), launch.depth)
     return Tiling(x, y, bias, tile_x, layout[-1], form, launch)
+
+
+def on_device(reduction: Callable[..., Result]) -> Callable[..., Result]:
+    """Run a reduction with the device of x current, which is where Triton launches."""
+
+    @wraps(reduction)
+    def run(x: Tensor, *arguments, **options) -> Result:
+        with torch.cuda.device_of(x):  # does nothing for a tensor of the CPU
+            return reduction(x, *arguments, **options)
+
+    return run
 
 
 def splits(parts: int, others: int, device: torch.device) -> tuple[int, int]:

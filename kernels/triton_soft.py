@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .form import Form
-from .triton_launch import COLUMN_LAUNCHES, Launch, Tiling, choose, splits, tiling
+from .triton_launch import COLUMN_LAUNCHES, Launch, Tiling, choose, on_device, splits, tiling
 from .triton_tiles import score_tile
 
 HUGE = tl.constexpr(3.0e38)  # in place of inf where inf − inf would follow
@@ -85,12 +85,14 @@ def row_values(tiles: Tiling, epsilon: float) -> Tensor:
     return (lowest - epsilon * total.log()).float()
 
 
+@on_device
 def softmin(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, launch: Launch | None = None
 ) -> Tensor:
     return row_values(tiling(x, layout, bias, form, launch), epsilon) if x.shape[0] else x.new_empty(0)
 
 
+@on_device
 def soft_marginal(
     x: Tensor,
     layout: list[Tensor],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .form import Form
 from .triton_argmin import minima
-from .triton_launch import Launch, Tiling, form_constants, tiling
+from .triton_launch import Launch, Tiling, form_constants, on_device, tiling
 from .triton_tiles import exact_scores
 
 CANDIDATES = 2**26  # scores of candidates that exist at once
@@ -58,6 +58,7 @@ def slice_topk(tiles: Tiling, k: int) -> tuple[Tensor, Tensor]:
     return score.gather(1, column), tile.gather(1, column // width).long() * width + column % width
 
 
+@on_device
 def topk(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None
 ) -> tuple[Tensor, Tensor]:
