@@ -14,8 +14,7 @@ from problems import Problem
 from torch import Tensor
 
 from fastsdot.costs import make_cost
-from fastsdot.errors import BackendUnavailable
-from fastsdot.kernels import BACKENDS, argmin, prepare
+from fastsdot.kernels import BACKENDS, argmin, prepare, refusal
 
 Run = Callable[[], Tensor]
 OURS = "fastsdot"
@@ -37,10 +36,11 @@ def need(module: str, package: str) -> ModuleType:
 def fastsdot(problem: Problem, backend: str | None = None) -> Run:
     cost = make_cost(problem.cost)
     embedding = cost.embed_targets(problem.y)
-    try:
-        targets = prepare(embedding.y, embedding.form, backend)
-    except BackendUnavailable as error:
-        raise AbsentError(str(error)) from error
+    y, form = embedding.y, embedding.form
+    reason = None if backend is None else refusal(backend, form, "argmin", y.device, *y.shape)
+    if reason is not None:
+        raise AbsentError(reason)
+    targets = prepare(y, form, backend)
     x = problem.x
     return lambda: argmin(cost.embed(x, embedding.centre), targets, embedding.column)[1]
 

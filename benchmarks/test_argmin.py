@@ -9,6 +9,10 @@ from problems import LARGE, LOW, Problem, interleave
 SECONDS = 1.5  # of timing for each contestant and problem, two rounds at least
 
 
+def short(problem: Problem) -> str:
+    return f"{problem.cost}-D{problem.d}-B{problem.b}"
+
+
 def contest(problem: Problem, name: str):
     """The checked and warm function, and the seconds that its last call took."""
     run = CONTESTANTS[name](problem)
@@ -19,7 +23,7 @@ def contest(problem: Problem, name: str):
 
 
 @pytest.mark.parametrize("name", CONTESTANTS)
-@pytest.mark.parametrize("problem", [*LARGE, *LOW], ids=str)
+@pytest.mark.parametrize("problem", [*LARGE, *LOW], ids=short)
 def test_argmin(benchmark, row, problem, name):
     benchmark.group = str(problem)
     try:
@@ -42,7 +46,7 @@ CLAIMS = [
 ]
 
 
-@pytest.mark.parametrize("problem", dict.fromkeys(claim[0] for claim in CLAIMS), ids=str)
+@pytest.mark.parametrize("problem", dict.fromkeys(claim[0] for claim in CLAIMS), ids=short)
 def test_ratios(benchmark, row, problem):
     """Peers over fastsdot, interleaved: noise moves all alike, so the ratio is what a claim rests on."""
     claims = {peer: rest for claimed, peer, *rest in CLAIMS if claimed == problem}
