@@ -1,13 +1,17 @@
 # Every target makes its own environment when there is none and installs into it once.
 PYTHON ?= python3
 VENV ?= .venv
-RUN ?= run/digits
+
+# Threads that wait give up their core. By default GNU OpenMP spins, which on a machine that other processes share
+# makes a training step many times slower.
+export OMP_WAIT_POLICY := passive
 
 .PHONY: demo test bench lint wheel-test clean
 
 demo: $(VENV)/.installed-train
-	$(VENV)/bin/fastsdot train --data digits --cost l1 --out $(RUN) --overwrite
-	$(VENV)/bin/fastsdot evaluate $(RUN)
+	rm -rf run/digits
+	$(VENV)/bin/fastsdot train --data digits --cost l1 --out run/digits
+	$(VENV)/bin/fastsdot evaluate run/digits
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest
