@@ -50,6 +50,7 @@ def compile_kernels(shape: Shape, halves: int, degree: int):
 
     @njit(inline="always")
     def score(x, panels, bias, constants, d, group, panel):
+        # The first chunk has a loop of its own: there is no second tile to hold, which saves a quarter at D = 2.
         total = zeros(rows, vectors)
         for k in range(min(CHUNK, d)):
             total = accumulate(total, x, (group * d + k) * rows, panels, (panel * d + k) * lanes, constants, halves)

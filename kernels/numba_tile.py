@@ -5,7 +5,7 @@ no vector type, and a loop over arrays reaches such code only when LLVM happens 
 writes its LLVM instructions itself. No fast-math flag is used anywhere: an infinite bias is an ordinary value, and
 every sum has one fixed order.
 
-Differences are taken as fma(x, one, −y) with `one` read from memory, which rounds exactly as x − y does: the
+For p = 1 differences are taken as fma(x, one, −y) with `one` read from memory, which rounds exactly as x − y does: the
 multiplier pipes then share the work of the adder pipes, the scarce ones in a sum of absolute differences.
 """
 
@@ -103,12 +103,15 @@ def accumulate(typing, tile, x, i, y, j, constants, halves):
         x_data, y_data = _data(context, builder, x, x_array), _data(context, builder, y, y_array)
         pointer = _data(context, builder, constants, constant_array)
         one, high, low = (_spread(builder, pointer, i.type(0), step) for step in range(3))
-        negative = [builder.fneg(_load(builder, y_data, j, v * SHAPE.width)) for v in range(tile.vectors)]
+        targets = [_load(builder, y_data, j, v * SHAPE.width) for v in range(tile.vectors)]
         for r in range(tile.rows):
             sample = _spread(builder, x_data, i, r)
             for v in range(tile.vectors):
                 place = r * tile.vectors + v
-                difference = numba_power.fma(builder, sample, one, negative[v])
+                if halves.literal_value == 2:
+                    difference = numba_power.fma(builder, sample, one, builder.fneg(targets[v]))
+                else:
+                    difference = builder.fsub(sample, targets[v])
                 total = builder.extract_value(value, place)
                 total = numba_power.add_power(builder, total, difference, halves.literal_value, high, low)
                 value = builder.insert_value(value, total, place)

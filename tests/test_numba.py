@@ -123,6 +123,9 @@ def test_results_do_not_depend_on_the_number_of_threads(threads):
     for count in (1, 2, 5):
         threads(count)
         results.append((*numba_lp.argmin(x, layout, bias, L1), numba_lp.softmin(x, layout, bias, L1, 2.0)))
+    index = results[0][1]
+    assert ((index < 4000) | (index >= 8000)).all()
+    assert (index < 4000).any()
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
@@ -138,9 +141,10 @@ def test_layout_of_the_samples_in_memory_does_not_matter():
 
 
 @pytest.mark.parametrize("batch", [0, 1, 9])
-def test_soft_reductions_and_topk_against_float64(form, batch, monkeypatch):
+@pytest.mark.parametrize("name", ["l1", "euclidean", "p=1.3"])
+def test_soft_reductions_and_topk_against_float64(name, batch, monkeypatch):
     monkeypatch.setattr(numba_lp, "SCORES", 2000)  # several blocks
-    x, y, bias = problem(batch, 301, 11)
+    form, (x, y, bias) = FORMS[name], problem(batch, 301, 11)
     bias[50:160] = torch.inf
     layout, row_weight, epsilon = numba_lp.prepare(y, form), torch.rand(batch), 0.7
     exact = (x.double(), [y.double()], bias.double(), form)
