@@ -115,7 +115,7 @@ def train(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     print(f"{_summary(result.history)}; {result.stop.value}")
     if draw:
-        draw.finish()
+        draw.finish(result)
         print("pictures:", *sorted(out.glob("*.png")))
 
 

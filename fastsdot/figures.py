@@ -15,6 +15,8 @@ from fastsdot.sources import Pushforward
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from fastsdot.alternate import State, Trained
+
 BLUE, ORANGE, INK = "#2f6db3", "#d9772b", "#333333"
 WIDTH = 1120  # of a sheet of samples, in pixels
 STYLE = {
@@ -47,7 +49,7 @@ COORDINATES = 5e11  # samples · targets · dimensions, about ten seconds on two
 
 
 class Pictures:
-    """A callback for `train` that draws into the folder `out`; call `finish` when `train` has returned.
+    """A callback for `train` that draws into the folder `out`; call `finish` with what `train` returned.
 
     After the rounds in `rounds`, and at the end as ``samples-last.png``, it draws generated samples beside the targets
     they are transported to, for images, or in the plane for targets of shape (2,). ``curves.png`` has W, χ² and the
@@ -61,36 +63,31 @@ class Pictures:
         require_matplotlib()
         self.out, self.latent, self.rounds = Path(out), latent, rounds
         self.z = latent(PAIRS)  # the same in every round
-        self.state: Any = None
 
-    def __call__(self, state: Any) -> None:
-        """Draw what is due after the round that `state` describes."""
-        self.state = state
+    def __call__(self, state: "State") -> None:
+        """Draw what is due after a round."""
         if state.round in self.rounds:
-            self._samples(f"samples-{state.round:03}.png")
+            self._samples(f"samples-{state.round:03}.png", state)
             draw_curves(self.out / "curves.png", state.history)
 
-    def finish(self) -> None:
-        """Draw the last round, unless no round was run."""
-        if self.state is None:
-            return
-        self._samples("samples-last.png")
-        draw_curves(self.out / "curves.png", self.state.history)
-        targets = self.state.ot.targets
+    def finish(self, result: "Trained") -> None:
+        """Draw the last round."""
+        self._samples("samples-last.png", result)
+        draw_curves(self.out / "curves.png", result.history)
+        targets = result.ot.targets
         samples = int(min(SAMPLES_PER_TARGET * len(targets), COORDINATES / targets.numel()))
-        report = self.state.ot.evaluate(Pushforward(self.state.generator, self.latent), samples=max(1000, samples))
+        report = result.ot.evaluate(Pushforward(result.generator, self.latent), samples=max(1000, samples))
         draw_masses(self.out / "masses.png", report.mass, report.samples)
 
     @torch.no_grad()
-    def _samples(self, name: str) -> None:
-        ot, record = self.state.ot, self.state.record
-        shape = tuple(ot.shape)
-        generated = self.state.generator(self.z)
+    def _samples(self, name: str, trained: "State | Trained") -> None:
+        ot, record = trained.ot, trained.history[-1]
+        generated = trained.generator(self.z)
         transported = ot.transport(generated)
-        title = f"round {self.state.round}  ·  W {record['w']:.4g}  ·  χ² {record['chi2']:.2g}"
-        if sheets.is_image(shape):
+        title = f"round {record['round']}  ·  W {record['w']:.4g}  ·  χ² {record['chi2']:.2g}"
+        if sheets.is_image(tuple(ot.shape)):
             draw_pairs(self.out / name, generated, transported, title)
-        elif shape == (2,):
+        elif tuple(ot.shape) == (2,):
             draw_plane(self.out / name, generated, transported, ot.targets, title)
 
 
