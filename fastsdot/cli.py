@@ -157,7 +157,8 @@ def sample(
     if out.suffix == ".npy":
         np.save(out, samples.numpy())
     elif sheets.is_image(tuple(samples.shape[1:])):
-        sheets.save(out, sheets.tile(sheets.to_bytes(samples), columns=math.ceil(n**0.5)))
+        images = sheets.enlarge(sheets.to_bytes(samples), width=64)
+        sheets.save(out, sheets.tile(images, columns=math.ceil(n**0.5), gap=4))
     else:
         raise InvalidArgument(
             "out", "a .npy file for samples that are no images", repr(str(out)), "use --out samples.npy"

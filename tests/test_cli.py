@@ -80,7 +80,7 @@ def test_sample(run, tmp_path):
     assert np.abs(array).max() <= 1
     assert succeed("sample", run, "-n", 9, "--out", tmp_path / "nine.png").strip() == str(tmp_path / "nine.png")
     with Image.open(tmp_path / "nine.png") as image:
-        assert image.size == (3 * 9 + 1, 3 * 9 + 1)
+        assert image.size == (3 * 68 + 4, 3 * 68 + 4)
 
 
 def test_info_of_a_run(run):
