@@ -1,7 +1,9 @@
 """The command line, end to end at a tiny size."""
 
+import inspect
 import json
 import re
+from dataclasses import MISSING, fields
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from fastsdot import cli
+from fastsdot.alternate import train
+from fastsdot.runs import Settings
 
 TINY = ("--targets", "40", "--hidden", "16", "--latent-dim", "4", "--steps", "20", "--seed", "3", "--tol", "0.5")
 
@@ -56,6 +60,14 @@ def test_a_run_leaves_its_settings_its_report_and_pictures(run):
     settings = json.loads((run / "run.json").read_text())
     assert settings["data"] == "digits"
     assert settings["hidden"] == [16]
+
+
+def test_settings_are_those_of_train_where_it_has_them():
+    options = inspect.signature(train).parameters
+    shared = [field for field in fields(Settings) if field.name in options and field.default is not MISSING]
+    names = {field.name for field in shared if field.name != "targets"}
+    assert names == {"cost", "p", "rounds", "tol", "steps", "batch_size"}
+    assert all(field.default == options[field.name].default for field in shared if field.name in names)
 
 
 def test_evaluate(run):
