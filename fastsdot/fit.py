@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -98,11 +99,12 @@ def fit(
     for step, (z, transported) in zip(range(1, steps + 1), pairs, strict=False):
         optimizer.zero_grad(set_to_none=True)
         value = loss(generator(z), transported)
-        if not bool(torch.isfinite(value)):
-            raise SourceError("loss", "a finite value", f"{float(value)} at step {step}", "lower the learning rate")
+        reached = float(value.detach())
+        if not math.isfinite(reached):
+            raise SourceError("loss", "a finite value", f"{reached} at step {step}", "lower the learning rate")
         value.backward()
         optimizer.step()
-        losses.append(float(value.detach()))
+        losses.append(reached)
         if progress:
             progress(Progress("fit", None, step, steps, {"loss": losses[-1]}))
     return Fitted(losses)

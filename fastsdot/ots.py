@@ -3,12 +3,13 @@
 The semi-dual E_x[min_j c(x, y_j) − ψ_j] + Σ_j b_j ψ_j is concave in ψ with gradient b − m(ψ), m_j the mass of the
 cell of y_j. With m^t its estimate from a batch of B,
 
-    ψ ← ψ − γ_t (m^t − b),       γ_t = RATE σ √(N B) t^−DECAY
+    ψ ← ψ − γ_t (m^t − b),       γ_t = RATE s_t √(N B) t^−DECAY,       s_t = max(gap, REACH σ / t, ε)
 
-- σ, the standard deviation of the cost less its row and column means, is the only scale the problem has.
+- σ is the standard deviation of the cost less its row and column means: the distance that ψ may have to go.
+- gap is the mean of (second smallest − smallest) of c − ψ over a row: the distance over which mass changes cell. It
+  is σ/6 for noise in 64 dimensions and σ/N on a line, and a step in its units is right for both.
 - The start is ψ_j = E_x c(x, y_j): a column's mean changes no assignment that the geometry decides.
-- m^t is smoothed at temperature ε_t = max(ε, σ t^−½); the bias falls with the step (Bercu & Bigot, Ann. Stat. 2021,
-  for regularised ascent; decreasing ε: arXiv 2510.27340).
+- m^t is smoothed at temperature ε_t = max(ε, s_t t^−½); its bias falls with the step (decreasing ε: arXiv 2510.27340).
 - What is kept is the average of the iterates with weights t² (Polyak & Juditsky, SIAM J. Control Optim. 1992).
 - When the source has moved since the last call, ψ_j moves with the mean cost: ψ_j += E_new c(x, y_j) − E_old c(x, y_j).
 
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from fastsdot import kernels
 from fastsdot.errors import InvalidArgument
 from fastsdot.kernels import streaming
 from fastsdot.kernels.gemm import block_score
@@ -35,11 +37,12 @@ from fastsdot.sources import SourceLike, as_source, draw
 if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
 
-RATE, DECAY = 0.3, 0.6
+RATE, DECAY, REACH = 1.2, 0.6, 8.0
+GAP_ROWS, GAP_EVERY, GAP_MEMORY = 32, 8, 0.9  # rows, steps between and forgetting of the gap's running mean
 PILOT = 1024  # samples behind σ and the mean cost, at most
 FIRST_CHECK = 8  # samples a target before the first check
 NEXT_CHECK = (1.25, 2.0)  # each next check comes after this many times as many, within these bounds
-WARM = 64  # the step at which an ascent resumes after the source has moved
+WARM = 8  # the step at which an ascent resumes after the source has moved
 BUDGET = 200  # samples a target, where max_samples is None
 
 
@@ -150,8 +153,14 @@ class Ascent:
     mean_cost: Tensor  # [N] E_x c(x, y_j) up to a constant, under the source of the last call
     noise: float  # variance of an entry of mean_cost
     scale: float  # σ
+    gap: float | None  # running mean, once measured
     step: int
     total: float  # of the averaging weights
+    chi2: float = math.inf  # at the last check
+
+    def restart(self) -> None:
+        """Take large steps again, from the average."""
+        self.iterate, self.gap, self.step, self.total = self.average.clone(), None, WARM, 0.0
 
     def to(self, device: torch.device) -> "Ascent":
         return replace(
@@ -196,16 +205,18 @@ def begin(ot: "SemiDiscreteOT", sampler: Sampler, pilot: int) -> Ascent:
     noise = scale**2 / pilot
     last = ot.ascent
     if last is None or not torch.equal(last.average, ot.potential):
-        start = ot.potential.clone() if bool(ot.potential.any()) else mean
-        return Ascent(start.clone(), start, mean, noise, scale, step=0, total=0.0)
+        given = bool(ot.potential.any())
+        start = ot.potential if given else mean
+        return Ascent(start.clone(), start.clone(), mean, noise, scale, None, step=WARM if given else 0, total=0.0)
     drift = mean - last.mean_cost
     drift -= drift.mean()
     signal = float(drift.square().mean())
     kept = max(0.0, 1 - (noise + last.noise) / signal) if signal else 0.0  # James-Stein: noise alone moves nothing
-    if kept < 0.5:
+    if kept < 0.8:
         return last
-    start = last.average + kept * drift
-    return Ascent(start.clone(), start, mean, noise, scale, step=WARM, total=0.0)
+    moved = replace(last, average=last.average + kept * drift, mean_cost=mean, noise=noise, scale=scale, chi2=math.inf)
+    moved.restart()
+    return moved
 
 
 def evaluate(ot: "SemiDiscreteOT", source: SourceLike, samples: int, batch_size: int | None = None) -> Report:
@@ -216,10 +227,10 @@ def evaluate(ot: "SemiDiscreteOT", source: SourceLike, samples: int, batch_size:
 
 
 def survey(ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int, onto: Survey | None = None) -> Survey:
-    """Add batches to a survey until it holds at least `samples`."""
+    """Add batches to a survey until it holds `samples`, or less than a batch under it for soft masses."""
     onto = onto or Survey(ot.weights, ot.potential, soft=ot.epsilon > 0)
-    while onto.marginal.samples < samples:
-        onto.add(*ot._marginal(sampler(batch), ot.potential, ot.epsilon))
+    while (left := samples - onto.marginal.samples) >= (batch if ot.epsilon else 1):
+        onto.add(*ot._marginal(sampler(min(batch, left)), ot.potential, ot.epsilon))
     return onto
 
 
@@ -234,13 +245,25 @@ def check(ot: "SemiDiscreteOT", sampler: Sampler, rule: Rule, most: int) -> tupl
         samples = min(most, 2 * samples)
 
 
+def measure_gap(ot: "SemiDiscreteOT", state: Ascent, x: Tensor) -> None:
+    """Move the running mean of the gap towards that of a few rows."""
+    if int((ot.weights > 0).sum()) < 2:
+        state.gap = 0.0
+        return
+    value, _ = kernels.topk(ot._embed(x[:GAP_ROWS]), ot._kernel, ot._bias(state.iterate), 2)
+    gap = float((value[:, 1] - value[:, 0]).mean())
+    state.gap = gap if state.gap is None else GAP_MEMORY * state.gap + (1 - GAP_MEMORY) * gap
+
+
 def ascend(ot: "SemiDiscreteOT", state: Ascent, x: Tensor) -> Tensor:
     """One step; returns the batch's estimate of the (smoothed) semi-dual."""
     n, batch = ot.targets.shape[0], x.shape[0]
     state.step += 1
-    epsilon = max(ot.epsilon, state.scale * state.step**-0.5)
-    phi, mass = ot._marginal(x, state.iterate, epsilon)
-    step = RATE * state.scale * math.sqrt(n * batch) * state.step**-DECAY
+    if state.gap is None or state.step < 4 * GAP_EVERY or state.step % GAP_EVERY == 0:
+        measure_gap(ot, state, x)
+    unit = max(state.gap, REACH * state.scale / state.step, ot.epsilon)
+    phi, mass = ot._marginal(x, state.iterate, max(ot.epsilon, unit * state.step**-0.5))
+    step = RATE * unit * math.sqrt(n * batch) * state.step**-DECAY
     state.iterate -= step * (mass - ot.weights)
     weight = float(state.step**2)
     state.total += weight
@@ -262,24 +285,25 @@ def solve(
 ) -> Solution:
     """Maximise the semi-dual over ψ, and set `ot.potential` to the result.
 
-    tol is a bound on χ² or a `Rule`; max_samples (200 a target by default) bounds the draws, the checks' included;
-    generator draws an int source; callback sees a row after every check, and stops the solve by returning True.
+    tol is a bound on χ² or a `Rule`; max_samples (by default 200 a target, and enough for some verdicts) bounds the
+    draws, the checks' included; generator draws an int source; callback sees a row after every check, and stops the
+    solve by returning True.
     The potential is set even when the source raises or the solve is interrupted. A call continues the last one, and
     follows the source when that has moved.
 
     Raises `SourceError` for a batch that is not usable, `NotConverged` if `throw`, `InvalidArgument` otherwise.
     Source: Chen et al. 2019, algorithm 1.
     """
+    for name, value, least in (("tol", tol, 0), ("max_samples", max_samples, 3), ("batch_size", batch_size, 0)):
+        if isinstance(value, int | float) and not value > least:
+            raise InvalidArgument(name, f"a number above {least}", repr(value), "raise it")
     rule = Chi2(tol) if isinstance(tol, int | float) else tol
     n = ot.targets.shape[0]
-    max_samples = BUDGET * max(n, 500) if max_samples is None else max_samples
+    max_samples = max(BUDGET * n, min(100 * rule.samples(n), 10**6)) if max_samples is None else max_samples
     batch = batch_size or default_batch(n)
-    for name, value, least in (("tol", getattr(rule, "tol", 1), 0), ("max_samples", max_samples, 3), ("batch_size", batch, 0)):
-        if not value > least:
-            raise InvalidArgument(name, f"a number above {least}", repr(value), "raise it")
     started, sampler, history = time.perf_counter(), Sampler(ot, source, generator), []
-    ascent_budget = max_samples - min(2 * rule.samples(n), max_samples // 3)  # the rest is for the last check
-    state = begin(ot, sampler, max(2, min(PILOT, n, ascent_budget // 4)))
+    ascent_budget = max_samples - min(2 * rule.samples(n), max_samples // 5)  # the rest is for the last check
+    state = begin(ot, sampler, max(2, min(PILOT, max(256, n), ascent_budget // 4)))
     settle(ot, state)
     next_check, ascended = (sampler.samples if state.step else FIRST_CHECK * n), 0
     try:
@@ -287,11 +311,14 @@ def solve(
             spent = sampler.samples + batch > ascent_budget
             if spent or sampler.samples >= next_check:
                 settle(ot, state)
-                left = max(3, max_samples - sampler.samples)
-                most = left if spent else min(left, max(4 * rule.samples(n), ascended // 4))
+                left = max(3, (max_samples if spent else ascent_budget) - sampler.samples)
+                most = left if spent else min(left, 3 * rule.samples(n), max(ascended, 4 * n, 4096))
                 converged, found = check(ot, sampler, rule, most)
                 report = found.report()
                 seconds = time.perf_counter() - started
+                if report.chi2 - 2 * report.chi2_error > 2 * state.chi2:  # the source has moved
+                    state.restart()
+                state.chi2 = max(0.0, report.chi2)
                 row = {"drawn": sampler.samples, "seconds": seconds, "step": state.step}
                 history.append(row | report.to_dict())
                 stop = bool(callback(history[-1])) if callback else False
@@ -299,6 +326,7 @@ def solve(
                     break
                 growth = min(NEXT_CHECK[1], max(NEXT_CHECK[0], rule.ahead(report))) - 1
                 next_check = sampler.samples + int(growth * max(ascended, FIRST_CHECK * n))
+                continue
             value = ascend(ot, state, sampler(batch))
             ascended += batch
             if progress:

@@ -61,33 +61,48 @@ class HitMarginal:
 
 
 class SoftMarginal:
-    """Mean soft masses per batch, accumulated as the sum and the products with the sum so far."""
+    """Mean soft masses per batch, kept as at most 32 groups of equally many batches."""
+
+    GROUPS = 32
 
     def __init__(self, weights: Tensor):
         self.weights = weights
         self.total = torch.zeros_like(weights, dtype=torch.float64)
-        self.inverse = torch.where(weights > 0, 1 / weights.double(), 0.0)
-        self.products: list[float] = []
-        self.samples = 0
+        self.groups: list[Tensor] = []
+        self.pending, self.waiting, self.size = torch.zeros_like(self.total), 0, 1
+        self.batches = self.samples = 0
 
     def add(self, mass: Tensor, samples: int) -> None:
         """Batches must be of one size."""
-        self.products.append(float((self.total * mass * self.inverse).sum()))
         self.total += mass
+        self.batches += 1
         self.samples += samples
+        self.pending = self.pending + mass
+        self.waiting += 1
+        if self.waiting < self.size:
+            return
+        self.groups.append(self.pending / self.size)
+        self.pending, self.waiting = torch.zeros_like(self.total), 0
+        if len(self.groups) == self.GROUPS:
+            self.groups = [(a + b) / 2 for a, b in zip(self.groups[::2], self.groups[1::2], strict=True)]
+            self.size *= 2
 
     @property
     def mass(self) -> Tensor:
-        return self.total / max(1, len(self.products))
+        return self.total / max(1, self.batches)
 
     def chi2(self) -> Estimate:
-        k = len(self.products)
+        """χ̂² over whole groups, with the jackknife's standard error."""
+        k = len(self.groups)
         if k < 3:
             return Estimate(math.inf, math.inf)
-        value = 2 * sum(self.products) / (k * (k - 1))
-        # The product with i earlier batches has mean i·value; its residuals are nearly uncorrelated.
-        residual = sum((p - i * value) ** 2 for i, p in enumerate(self.products))
-        return Estimate(value - 1, 2 * math.sqrt(residual) / (k * (k - 1)))
+        positive = self.weights > 0
+        m = torch.stack(self.groups)[:, positive]
+        products = (m / self.weights[positive].double()) @ m.T
+        rows = products.sum(1) - products.diagonal()
+        without = (rows.sum() - 2 * rows) / ((k - 1) * (k - 2))
+        value, spread = float(rows.sum()) / (k * (k - 1)), float((without - without.mean()).square().sum())
+        return Estimate(value - 1, math.sqrt(spread * (k - 1) / k))
 
 
 def mean_of(values: list[float]) -> Estimate:

@@ -1,0 +1,272 @@
+"""OTS on problems with known answers, and every way in which a solve can end."""
+
+import numpy as np
+import pytest
+import torch
+from problems import Uniform, grid, normal_to_points, relative, shifted_line
+from scipy.optimize import linear_sum_assignment
+from sklearn.datasets import load_digits
+
+from fastsdot import Chi2, Histogram, InvalidArgument, NotConverged, Reason, SemiDiscreteOT, SourceError
+from fastsdot.networks import mlp
+from fastsdot.ots import default_batch
+from fastsdot.sources import Gaussian, Pushforward
+
+NORMAL = torch.distributions.Normal(torch.zeros(1), torch.ones(1))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def test_a_line_shifted_by_delta():
+    targets, potential = shifted_line(20, 0.3)
+    ot = SemiDiscreteOT(targets)
+    solution = ot.solve(Uniform(1, low=0.3), tol=0.002)
+    assert solution.converged
+    error = relative(ot.potential) - relative(potential)
+    assert error.abs().max() < 0.05 * relative(potential).abs().max()
+
+
+def test_a_grid_keeps_equal_potentials():
+    ot = SemiDiscreteOT(grid(6))
+    assert ot.solve(Uniform(2), tol=0.01).converged
+    assert relative(ot.potential).abs().max() < 0.5 / 36
+
+
+@pytest.mark.parametrize(("cost", "p", "power"), [("sqeuclidean", None, 2), ("lp", 1.5, 1.5), ("l1", None, 1)])
+def test_a_normal_onto_weighted_points_on_a_line(cost, p, power):
+    y, weights = torch.linspace(-2, 3, 15), torch.linspace(1, 4, 15)
+    ot = SemiDiscreteOT(y[:, None], cost=cost, p=p, weights=weights)
+    truth = normal_to_points(y.double().numpy(), ot.weights.double().numpy(), power)
+    solution = ot.solve(NORMAL, tol=0.01)
+    report = ot.evaluate(NORMAL, 100_000)
+    assert 0.99 * truth - 4 * report.dual_error < report.dual < truth + 4 * report.dual_error
+    if ot.cost.unique:  # in one dimension l1 ties whole half-lines, and no potential reaches the weights
+        assert solution.converged
+        assert abs(report.primal - truth) < 0.1 * truth
+
+
+def test_a_discrete_source_against_the_linear_program():
+    random = torch.Generator().manual_seed(1)
+    points, targets = torch.randn(300, 3, generator=random), torch.randn(30, 3, generator=random)
+    pairs = torch.cdist(points, targets.repeat_interleave(10, 0), p=1).double().numpy()
+    truth = pairs[linear_sum_assignment(pairs)].mean()
+    ot = SemiDiscreteOT(targets, cost="l1")
+    ot.solve(lambda n: points[torch.randint(0, 300, (n,))], tol=0.01)
+    dual = float(ot.c_transform(points).mean() + ot.potential.mean())
+    assert 0.99 * truth < dual <= truth * (1 + 1e-5)
+
+
+def test_zero_weights_and_duplicates():
+    targets = torch.tensor([[0.0], [1.0], [1.0], [2.0]])
+    ot = SemiDiscreteOT(targets, weights=torch.tensor([2.0, 1.0, 0.0, 1.0]))
+    solution = ot.solve(Uniform(1), tol=0.01)
+    assert solution.converged
+    torch.testing.assert_close(solution.report.mass, torch.tensor([0.5, 0.25, 0.0, 0.25]), atol=0.08, rtol=0)
+    assert torch.isfinite(ot.potential).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_answer_scales_with_the_data(scale):
+    targets = scale * torch.randn(60, 8, generator=torch.Generator().manual_seed(2))
+    ot = SemiDiscreteOT(targets, cost="sqeuclidean")
+    solution = ot.solve(lambda n: scale * torch.randn(n, 8), tol=0.05)
+    assert solution.converged
+    assert solution.samples < 150 * 60 + 4000
+
+
+def test_entropic_potential_gives_the_weights_back():
+    targets, weights = torch.randn(25, 2), torch.linspace(1, 3, 25)
+    ot = SemiDiscreteOT(targets, weights=weights, epsilon=0.5)
+    solution = ot.solve(2, tol=0.01)
+    assert solution.converged
+    report = ot.evaluate(2, 50_000)
+    torch.testing.assert_close(report.mass, ot.weights, atol=0.01, rtol=0.1)
+
+
+def test_entropic_cost_agrees_with_sinkhorn():
+    random = torch.Generator().manual_seed(3)
+    points, targets, epsilon = torch.randn(200, 2, generator=random), torch.randn(20, 2, generator=random), 0.3
+    cost = torch.cdist(points.double(), targets.double()) ** 2
+    psi = torch.zeros(20, dtype=torch.float64)
+    for _ in range(2000):
+        phi = -epsilon * (torch.logsumexp((psi - cost) / epsilon, 1) - np.log(20))
+        psi = -epsilon * (torch.logsumexp((phi[:, None] - cost) / epsilon, 0) - np.log(200))
+    truth = float(phi.mean() + psi.mean())
+    ot = SemiDiscreteOT(targets, epsilon=epsilon)
+    ot.solve(lambda n: points[torch.randint(0, 200, (n,))], tol=0.002)
+    dual = float(ot.c_transform(points).mean() + ot.potential.mean())
+    assert 0.995 * truth < dual <= truth + 1e-5
+
+
+def test_one_target_converges_at_once():
+    solution = SemiDiscreteOT(torch.ones(1, 3)).solve(3)
+    assert solution.converged
+    assert solution.report.chi2 == pytest.approx(0, abs=1e-12)
+
+
+def digits():
+    return torch.from_numpy(load_digits().data).float() / 8 - 1
+
+
+@pytest.mark.slow
+def test_untrained_generator_to_digits_after_50_samples_a_target():
+    y = digits()
+    source = Pushforward(mlp(32, (64,), (256, 256)), Gaussian(32))
+    ot = SemiDiscreteOT(y, cost="l1")
+    ot.solve(source, max_samples=50 * len(y))
+    assert ot.evaluate(source, 200_000).chi2 <= 0.1
+
+
+def test_a_solve_continues_and_follows_a_source_that_moved():
+    y = digits()[:300]
+    ot = SemiDiscreteOT(y, cost="l1")
+    assert ot.solve(64).converged
+    again = ot.solve(64, tol=0.1)
+    assert again.converged
+    assert len(again.history) == 1
+    moved = ot.solve(lambda n: 0.5 + torch.randn(n, 64))
+    assert moved.converged
+
+
+def test_exit_converged_reports_fresh_samples():
+    seen = []
+    ot = SemiDiscreteOT(grid(5))
+    solution = ot.solve(lambda n: torch.rand(n, 2) ** 2, callback=lambda row: seen.append(row))
+    assert solution.converged
+    assert solution.reason is Reason.CONVERGED
+    assert seen == solution.history
+    assert solution.report.chi2 + 2 * solution.report.chi2_error <= 0.05
+    assert float((ot.weights * ot.potential).sum()) == pytest.approx(0, abs=1e-6)
+
+
+def test_exit_max_samples():
+    solution = SemiDiscreteOT(digits()[:200], cost="l1").solve(64, tol=1e-3, max_samples=3000)
+    assert not solution.converged
+    assert solution.reason is Reason.MAX_SAMPLES
+    assert solution.samples <= 3000
+    with pytest.raises(NotConverged, match="max_samples were drawn before") as caught:
+        SemiDiscreteOT(digits()[:200], cost="l1").solve(64, tol=1e-3, max_samples=3000, throw=True)
+    assert caught.value.solution.samples <= 3000
+
+
+def test_exit_callback():
+    solution = SemiDiscreteOT(digits()[:200], cost="l1").solve(64, tol=1e-6, callback=lambda row: True)
+    assert not solution.converged
+    assert solution.reason is Reason.CALLBACK
+
+
+def test_exit_by_the_papers_histogram_rule():
+    ot = SemiDiscreteOT(digits()[:100], cost="l1")
+    solution = ot.solve(64, tol=Histogram())
+    assert solution.converged
+    hits = solution.report.mass * 100 * 256
+    assert hits.min() >= 200
+    assert hits.max() <= 320
+
+
+def test_histogram_bins_hold_several_targets_of_unequal_weight():
+    ot = SemiDiscreteOT(digits()[:100], cost="l1", weights=torch.linspace(1, 2, 100))
+    assert ot.solve(64, tol=Histogram(bins=10)).converged
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda x: x[:, :1], r"source: expected shape \(\d+, 2\), received shape \(\d+, 1\)"),
+        (lambda x: x.fill_(float("nan")), "source: expected finite values"),
+        (lambda x: x.numpy(), "source: expected a torch.Tensor, received ndarray"),
+        (lambda x: x.long(), "source: expected a floating point dtype"),
+        (lambda x: x.to("meta"), "source: expected device cpu, received device meta"),
+    ],
+)
+def test_a_source_that_turns_bad_leaves_what_was_solved(bad, message):
+    calls = []
+
+    def source(n):
+        calls.append(n)
+        x = torch.rand(n, 2) ** 2
+        return bad(x) if len(calls) > 200 else x
+
+    ot = SemiDiscreteOT(grid(8))
+    with pytest.raises(SourceError, match=message):
+        ot.solve(source, tol=1e-9)
+    reached = ot.potential.clone()
+    assert torch.isfinite(reached).all()
+    assert reached.abs().max() > 0
+    assert ot.evaluate(lambda n: torch.rand(n, 2) ** 2, 20_000).chi2 < SemiDiscreteOT(grid(8)).evaluate(
+        lambda n: torch.rand(n, 2) ** 2, 20_000
+    ).chi2
+    assert ot.solve(lambda n: torch.rand(n, 2) ** 2).converged
+
+
+def test_a_source_that_raises_or_an_interrupt_leaves_what_was_solved():
+    for error in (RuntimeError, KeyboardInterrupt):
+        left = iter(range(200))
+
+        def source(n, left=left, error=error):
+            if next(left, None) is None:
+                raise error
+            return torch.rand(n, 2) ** 2
+
+        ot = SemiDiscreteOT(grid(8))
+        with pytest.raises(error):
+            ot.solve(source, tol=1e-9)
+        assert ot.potential.abs().max() > 0
+
+
+def test_an_int_source_draws_from_the_generator_given():
+    def solve():
+        ot = SemiDiscreteOT(torch.linspace(-1, 1, 30).reshape(10, 3))
+        ot.solve(3, generator=torch.Generator().manual_seed(7))
+        return ot.potential
+
+    assert torch.equal(solve(), solve())
+
+
+def test_a_potential_set_by_hand_is_the_start():
+    ot = SemiDiscreteOT(grid(6))
+    ot.solve(lambda n: torch.rand(n, 2) ** 2, tol=0.01)
+    other = SemiDiscreteOT(grid(6))
+    other.load_state_dict(ot.state_dict())
+    solution = other.solve(lambda n: torch.rand(n, 2) ** 2, tol=0.05)
+    assert solution.converged
+    assert len(solution.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tol": 0}, "tol: expected a number above 0"),
+        ({"tol": float("nan")}, "tol: expected a number above 0"),
+        ({"max_samples": 0}, "max_samples: expected a number above"),
+        ({"batch_size": -1}, "batch_size: expected a number above 0"),
+        ({"source": "noise"}, "source: expected a callable"),
+        ({"source": 0}, "source: expected a callable"),
+    ],
+)
+def test_unusable_arguments_are_named(options, message):
+    with pytest.raises(InvalidArgument, match=message):
+        SemiDiscreteOT(grid(2)).solve(**({"source": 2} | options))
+
+
+def test_batches_grow_with_the_number_of_targets():
+    sizes = [default_batch(n) for n in (1, 100, 1797, 60_000, 10**7)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 64
+    assert sizes[-1] == 1024
+
+
+def test_a_chi2_verdict_waits_for_evidence():
+    from fastsdot.report import Survey
+
+    weights = torch.full((100,), 0.01)
+    found = Survey(weights, torch.zeros(100), soft=False)
+    found.add(torch.zeros(100), torch.arange(100))
+    assert Chi2(0.05).verdict(found) is None
+    found.add(torch.zeros(10_000), torch.arange(100).repeat(100))
+    assert Chi2(0.05).verdict(found) is True
+    found.add(torch.zeros(10_000), torch.zeros(10_000, dtype=torch.int64))
+    assert Chi2(0.05).verdict(found) is False
