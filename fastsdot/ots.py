@@ -146,7 +146,7 @@ class Histogram:
 
 @dataclass
 class Ascent:
-    """Where the ascent stands, so that the next call continues it."""
+    """Where the ascent stands, so that the next call continues it; float64, since late steps are below float32's."""
 
     iterate: Tensor  # [N] ψ of the last step
     average: Tensor  # [N] what ot.potential was set to
@@ -156,7 +156,7 @@ class Ascent:
     gap: float | None  # running mean, once measured
     step: int
     total: float  # of the averaging weights
-    chi2: float = math.inf  # at the last check
+    chi2: float = math.inf  # at most, at the last check
 
     def restart(self) -> None:
         """Take large steps again, from the average."""
@@ -195,7 +195,7 @@ def cost_statistics(ot: "SemiDiscreteOT", x: Tensor) -> tuple[Tensor, float]:
         row += s.sum(1)
         square += float(s.square().sum())
     variance = square / (batch * n) - float((row / n).square().mean())
-    return (mean - mean.mean()).float(), math.sqrt(max(0.0, variance))
+    return mean - mean.mean(), math.sqrt(max(0.0, variance))
 
 
 def begin(ot: "SemiDiscreteOT", sampler: Sampler, pilot: int) -> Ascent:
@@ -204,9 +204,9 @@ def begin(ot: "SemiDiscreteOT", sampler: Sampler, pilot: int) -> Ascent:
     scale = scale or 1.0  # every target costs the same: any step is right
     noise = scale**2 / pilot
     last = ot.ascent
-    if last is None or not torch.equal(last.average, ot.potential):
+    if last is None or not torch.equal(last.average.float(), ot.potential):
         given = bool(ot.potential.any())
-        start = ot.potential if given else mean
+        start = ot.potential.double() if given else mean
         return Ascent(start.clone(), start.clone(), mean, noise, scale, None, step=WARM if given else 0, total=0.0)
     drift = mean - last.mean_cost
     drift -= drift.mean()
@@ -250,7 +250,7 @@ def measure_gap(ot: "SemiDiscreteOT", state: Ascent, x: Tensor) -> None:
     if int((ot.weights > 0).sum()) < 2:
         state.gap = 0.0
         return
-    value, _ = kernels.topk(ot._embed(x[:GAP_ROWS]), ot._kernel, ot._bias(state.iterate), 2)
+    value, _ = kernels.topk(ot._embed(x[:GAP_ROWS]), ot._kernel, ot._bias(state.iterate.float()), 2)
     gap = float((value[:, 1] - value[:, 0]).mean())
     state.gap = gap if state.gap is None else GAP_MEMORY * state.gap + (1 - GAP_MEMORY) * gap
 
@@ -262,9 +262,9 @@ def ascend(ot: "SemiDiscreteOT", state: Ascent, x: Tensor) -> Tensor:
     if state.gap is None or state.step < 4 * GAP_EVERY or state.step % GAP_EVERY == 0:
         measure_gap(ot, state, x)
     unit = max(state.gap, REACH * state.scale / state.step, ot.epsilon)
-    phi, mass = ot._marginal(x, state.iterate, max(ot.epsilon, unit * state.step**-0.5))
+    phi, mass = ot._marginal(x, state.iterate.float(), max(ot.epsilon, unit * state.step**-0.5))
     step = RATE * unit * math.sqrt(n * batch) * state.step**-DECAY
-    state.iterate -= step * (mass - ot.weights)
+    state.iterate -= step * (mass.double() - ot.weights)
     weight = float(state.step**2)
     state.total += weight
     state.average += (state.iterate - state.average) * (weight / state.total)
@@ -316,9 +316,9 @@ def solve(
                 converged, found = check(ot, sampler, rule, most)
                 report = found.report()
                 seconds = time.perf_counter() - started
-                if report.chi2 - 2 * report.chi2_error > 2 * state.chi2:  # the source has moved
+                if not ascended and report.chi2 - 2 * report.chi2_error > 2 * state.chi2:  # the source has moved
                     state.restart()
-                state.chi2 = max(0.0, report.chi2)
+                state.chi2 = report.chi2 + 2 * report.chi2_error
                 row = {"drawn": sampler.samples, "seconds": seconds, "step": state.step}
                 history.append(row | report.to_dict())
                 stop = bool(callback(history[-1])) if callback else False
@@ -348,7 +348,7 @@ def default_batch(n: int) -> int:
 
 def settle(ot: "SemiDiscreteOT", state: Ascent) -> None:
     """Make the average the potential, with Σ_j b_j ψ_j = 0; the state keeps the same constant."""
-    constant = (ot.weights.double() * state.average.double()).sum().float()
+    constant = (ot.weights.double() * state.average).sum()
     state.average -= constant
     state.iterate -= constant
     ot.potential.copy_(state.average)

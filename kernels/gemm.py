@@ -83,19 +83,28 @@ def softmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: 
     def reduce(score: streaming.Score, n: int, width: int) -> Tensor:
         return streaming.softmin(score, n, width, epsilon)
 
-    values = [value for _, value in reduce_parts(x, layout[0], bias, form, reduce)]
-    return values[0] if len(values) == 1 else -epsilon * torch.logsumexp(torch.stack(values) / -epsilon, dim=0)
+    return _join_soft([value for _, value in reduce_parts(x, layout[0], bias, form, reduce)], epsilon)
 
 
 def soft_marginal(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, row_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    value = softmin(x, layout, bias, form, epsilon)
+    row_weight = row_weight.detach()
 
-    def reduce(score: streaming.Score, n: int, width: int) -> Tensor:
-        return streaming.marginal(score, n, width, epsilon, value, row_weight)
+    def first(score: streaming.Score, n: int, width: int) -> tuple[Tensor, tuple[streaming.Score, int, int]]:
+        score = streaming.kept(score, n, width, x.shape[0])
+        return streaming.softmin(score, n, width, epsilon), (score, n, width)
 
-    return value, torch.cat([mass for _, mass in reduce_parts(x, layout[0], bias, form, reduce)])
+    found = [part for _, part in reduce_parts(x, layout[0], bias, form, first)]
+    value = _join_soft([low for low, _ in found], epsilon)
+    masses = threads.gather(
+        lambda i: streaming.marginal(*found[i][1], epsilon=epsilon, value=value, row_weight=row_weight), len(found)
+    )
+    return value, torch.cat(masses)
+
+
+def _join_soft(values: list[Tensor], epsilon: float) -> Tensor:
+    return values[0] if len(values) == 1 else -epsilon * torch.logsumexp(torch.stack(values) / -epsilon, dim=0)
 
 
 def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> tuple[Tensor, Tensor]:

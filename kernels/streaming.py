@@ -1,7 +1,8 @@
 """The reductions over targets read in blocks, given a function that scores one block.
 
 `score(start, stop)` returns s_ij for targets start ≤ j < stop as [B, stop − start]; it may reuse one buffer, so
-each block is reduced before the next is asked for. Memory is B × block whatever N is.
+each block is reduced before the next is asked for. Memory is B × block whatever N is; only where all scores of a call
+are few are they kept for a second pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 Score = Callable[[int, int], Tensor]
+
+KEEP = 2**24  # scores kept between the two passes of a soft marginal: 64 MiB
 
 
 def blocks(n: int, width: int) -> Iterator[tuple[int, int]]:
@@ -41,7 +44,21 @@ def softmin(score: Score, n: int, width: int, epsilon: float) -> Tensor:
     return -epsilon * total
 
 
+def kept(score: Score, n: int, width: int, rows: int) -> Score:
+    """The same scores, computed once and kept for a second pass where they are at most `KEEP`."""
+    if rows * n > KEEP:
+        return score
+    s = torch.empty(0)
+    for start, stop in blocks(n, width):
+        block = score(start, stop)
+        if not start:
+            s = block.new_empty(rows, n)
+        s[:, start:stop] = block
+    return lambda start, stop: s[:, start:stop]
+
+
 def soft_marginal(score: Score, n: int, width: int, epsilon: float, row_weight: Tensor) -> tuple[Tensor, Tensor]:
+    score = kept(score, n, width, row_weight.shape[0])
     value = softmin(score, n, width, epsilon)
     return value, marginal(score, n, width, epsilon, value, row_weight)
 
@@ -65,8 +82,3 @@ def topk(score: Score, n: int, width: int, k: int) -> tuple[Tensor, Tensor]:
         s, order = torch.sort(s, dim=1, stable=True)
         value, index = s[:, :k].contiguous(), column.gather(1, order[:, :k])
     return value, index
-
-
-def column_sums(score: Score, n: int, width: int) -> Tensor:
-    """Σ_i s_ij, [N] in float64."""
-    return torch.cat([score(start, stop).double().sum(0) for start, stop in blocks(n, width)])

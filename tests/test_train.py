@@ -198,18 +198,15 @@ def test_a_folder_that_holds_another_run_is_refused(tmp_path):
 
 
 def test_a_failure_leaves_the_last_whole_round(tmp_path):
-    calls = []
-
     def latent(n):
-        calls.append(n)
         z = torch.randn(n, 8)
-        return z if len(calls) < 60 else z * float("nan")
+        return z * float("nan") if (tmp_path / "checkpoint.safetensors").exists() else z
 
     torch.manual_seed(0)
     with pytest.raises(SourceError, match="source: expected finite values"):
         train(mlp(8, (64,), (64, 64)), digits(), latent, out=tmp_path, **SMALL)
     state = checkpoint.read(tmp_path / "checkpoint.safetensors")
-    assert len(state["history"]) >= 1
+    assert len(state["history"]) == 1
 
 
 def test_checkpoints_keep_nested_state(tmp_path):
