@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := passive
 
 demo: $(VENV)/.installed-train
 	rm -rf run/digits
-	$(VENV)/bin/fastsdot train --data digits --cost l1 --out run/digits
+	$(VENV)/bin/fastsdot train --data digits --cost l1 --rounds 12 --out run/digits
 	$(VENV)/bin/fastsdot evaluate run/digits
 
 test: $(VENV)/.installed-test

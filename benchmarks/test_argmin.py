@@ -64,6 +64,3 @@ def test_ratios(benchmark, row, problem):
             ratio = medians[peer] / medians[OURS]
             benchmark.extra_info[f"ratio to {peer}"] = {"measured": ratio, "claimed": claim}
             assert ratio >= floor, f"{problem}: {peer} takes {ratio:.2f} times as long as fastsdot, claimed {claim}"
-
-
-# Rows of whole solves follow here: seconds to a given χ² per problem and solver.

@@ -288,9 +288,7 @@ def train(
             if folder is not None:
                 run.save(folder / CHECKPOINT, about)
                 write_report(folder, run, stop)
-            state = State(
-                len(run.history) - 1, run.history[-1], run.history, generator, ot, source, run.report
-            )
+            state = State(len(run.history) - 1, run.history[-1], run.history, generator, ot, source, run.report)
             if callback and callback(state):
                 stop = stop or Stop.CALLBACK
     if folder is not None:

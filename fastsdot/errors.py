@@ -35,6 +35,4 @@ def require_finite(argument: str, values: Tensor, error: type[InvalidArgument] =
     finite = torch.isfinite(values)
     if not bool(finite.all()):
         bad = values.numel() - int(finite.sum())
-        raise error(
-            argument, "finite values", f"{bad} NaN or infinite of {values.numel()}", "remove or replace them"
-        )
+        raise error(argument, "finite values", f"{bad} NaN or infinite of {values.numel()}", "remove or replace them")

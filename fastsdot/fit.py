@@ -1,6 +1,6 @@
 """FIT: regress a generator onto the transported samples of the generator it started from.
 
-    minimise over g'    E_z c(g'(z), T(g(z)))        g and T = argmin_j c(g(z), y_j) − ψ_j fixed
+minimise over g'    E_z c(g'(z), T(g(z)))        g and T = argmin_j c(g(z), y_j) − ψ_j fixed
 """
 
 import copy
@@ -79,10 +79,10 @@ def fit(
     """FIT: train `generator` in place towards T(g(z)), g being the generator as it was when called.
 
     latent(n) gives the latents; an int is the width of N(0, I). Samples are fresh and T is computed for each, or,
-    with replay=k, k batches of (z, index) are stored once and replayed. The loss is the cost's own, E c(g'(z), T(g(z))),
-    unless `loss(generated, transported)` is given; the optimizer is Adam unless one is given. perturbation is the
-    standard deviation of noise added to g(z) before T, as in the source that ψ was solved for; reference is g where
-    that is not the generator as it stands.
+    with replay=k, k batches of (z, index) are stored once and replayed. The loss is the cost's own, the mean of
+    c(g'(z), T(g(z))), unless `loss(generated, transported)` is given; the optimizer is Adam unless one is given.
+    perturbation is the standard deviation of noise added to g(z) before T, as in the source that ψ was solved for;
+    reference is g where that is not the generator as it stands.
 
     Raises `InvalidArgument` for numbers out of range and `SourceError` when the generator's samples do not have the
     shape of a target or are not finite. Source: Chen et al. 2019, algorithm 2.
@@ -94,7 +94,9 @@ def fit(
     optimizer = optimizer or torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE)
     loss = loss or (lambda x, y: ot.cost.fit_loss(x.flatten(1), y.flatten(1)))
     reference = reference or frozen(Pushforward(generator, source, perturbation))
-    pairs = fresh_pairs(reference, ot, batch_size) if replay is None else stored_pairs(reference, ot, batch_size, replay)
+    pairs = (
+        fresh_pairs(reference, ot, batch_size) if replay is None else stored_pairs(reference, ot, batch_size, replay)
+    )
     losses = []
     for step, (z, transported) in zip(range(1, steps + 1), pairs, strict=False):
         optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -15,7 +16,7 @@ def mlp(
     """
     widths = (latent, *hidden, math.prod(shape))
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     network = nn.Sequential(*layers[:-1], nn.Tanh(), nn.Unflatten(1, tuple(shape)))
     if std is not None:

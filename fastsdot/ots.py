@@ -37,7 +37,7 @@ from fastsdot.sources import SourceLike, as_source, draw
 if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
 
-RATE, DECAY, REACH = 1.2, 0.6, 8.0
+RATE, DECAY, REACH = 0.8, 0.6, 5.0
 GAP_ROWS, GAP_EVERY, GAP_MEMORY = 32, 8, 0.9  # rows, steps between and forgetting of the gap's running mean
 PILOT = 1024  # samples behind σ and the mean cost, at most
 FIRST_CHECK = 8  # samples a target before the first check
@@ -59,7 +59,9 @@ class NotConverged(RuntimeError):
 
     def __init__(self, solution: "Solution"):
         report = solution.report
-        super().__init__(f"{solution.reason}: chi2 {report.chi2:.4g} ± {report.chi2_error:.2g} after {solution.samples:,} samples")
+        super().__init__(
+            f"{solution.reason}: chi2 {report.chi2:.4g} ± {report.chi2_error:.2g} after {solution.samples:,} samples"
+        )
         self.solution = solution
 
 

@@ -135,7 +135,9 @@ class SemiDiscreteOT(nn.Module):
         """
         x = self._flat(x)
         if self.epsilon:
-            value = kernels.softmin(self._embed(x), self._kernel, self._bias(self.potential, self.epsilon), self.epsilon)
+            value = kernels.softmin(
+                self._embed(x), self._kernel, self._bias(self.potential, self.epsilon), self.epsilon
+            )
             return value + self.cost.row(x, self._embedding)
         index = self._assign(x.detach(), self.potential)
         y = decode(self.targets[index]).reshape(x.shape)
@@ -191,7 +193,7 @@ class SemiDiscreteOT(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, targets: Tensor | np.ndarray, **options) -> "SemiDiscreteOT":
-        """Read what `save` wrote, for the same targets; `options` are the constructor's (a callable cost must be given).
+        """Read what `save` wrote, for the same targets; `options` are the constructor's (give a callable cost again).
 
         Raises `InvalidArgument` when the file is unreadable or was saved for other targets.
         """
@@ -214,10 +216,14 @@ class SemiDiscreteOT(nn.Module):
     def _flat(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             received = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-            raise InvalidArgument("x", "a floating point tensor", received, "convert it with torch.as_tensor(x).float()")
+            raise InvalidArgument(
+                "x", "a floating point tensor", received, "convert it with torch.as_tensor(x).float()"
+            )
         if x.shape[1:] != self.shape or x.dim() == 0:
             shape = ", ".join(("B", *map(str, self.shape)))
-            raise InvalidArgument("x", f"shape [{shape}]", f"{list(x.shape)}", "shape samples like targets, with a batch axis")
+            raise InvalidArgument(
+                "x", f"shape [{shape}]", f"{list(x.shape)}", "shape samples like targets, with a batch axis"
+            )
         if x.device != self.device:
             raise InvalidArgument("x", f"device {self.device}", str(x.device), "move x or the module with .to()")
         require_finite("x", x)
@@ -255,7 +261,9 @@ def _as_targets(targets: Tensor | np.ndarray, device: torch.device | str | None)
             warnings.filterwarnings("ignore", message=".*not writable.*")  # targets are only read
             targets = torch.as_tensor(np.ascontiguousarray(targets))
     if not isinstance(targets, Tensor):
-        raise InvalidArgument("targets", "a Tensor, ndarray or memmap", type(targets).__name__, "wrap them in np.asarray")
+        raise InvalidArgument(
+            "targets", "a Tensor, ndarray or memmap", type(targets).__name__, "wrap them in np.asarray"
+        )
     targets = targets.detach()
     if targets.dtype == torch.float64:
         targets = targets.float()
@@ -263,7 +271,9 @@ def _as_targets(targets: Tensor | np.ndarray, device: torch.device | str | None)
         names = ", ".join(str(t).removeprefix("torch.") for t in STORED)
         raise InvalidArgument("targets", f"one of {names}", str(targets.dtype), "convert them, to float32 say")
     if targets.dim() == 0 or targets.numel() == 0:
-        raise InvalidArgument("targets", "shape [N, ...] with N ≥ 1", f"shape {tuple(targets.shape)}", "give some targets")
+        raise InvalidArgument(
+            "targets", "shape [N, ...] with N ≥ 1", f"shape {tuple(targets.shape)}", "give some targets"
+        )
     require_finite("targets", targets)
     return targets.to(device) if device is not None else targets
 

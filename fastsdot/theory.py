@@ -67,7 +67,10 @@ def exponent(cost: Cost) -> float:
         return min(1.0, 1 / cost.p)
     if cost.name not in known:
         raise InvalidArgument(
-            "precision", "a cost some power of which is a metric", f"cost {cost.name!r}", "use l1, lp, euclidean or sqeuclidean"
+            "precision",
+            "a cost some power of which is a metric",
+            f"cost {cost.name!r}",
+            "use l1, lp, euclidean or sqeuclidean",
         )
     return known[cost.name]
 

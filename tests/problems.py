@@ -32,7 +32,7 @@ def shifted_line(m: int, delta: float) -> tuple[Tensor, Tensor]:
 
 
 def normal_to_points(y: np.ndarray, weights: np.ndarray, power: float) -> float:
-    """E |z − T(z)|^power for z ~ N(0, 1) onto weighted points: the cells are quantile intervals of the sorted points."""
+    """E |z − T(z)|^power for z ~ N(0, 1) onto weighted points, whose cells are quantile intervals in their order."""
     order = np.argsort(y)
     edges = stats.norm.ppf(np.clip(np.concatenate([[0], np.cumsum(weights[order])]), 0, 1))
     return sum(

@@ -40,7 +40,8 @@ def test_lp_is_scipys_minkowski_to_the_p(points, p):
 
 @pytest.mark.parametrize("dimension", [3, LOW_DIMENSION, LOW_DIMENSION + 1, 40])
 @pytest.mark.parametrize(
-    ("name", "p"), [("sqeuclidean", None), ("euclidean", None), ("l1", None), ("lp", 1.5), ("dot", None), ("cosine", None)]
+    ("name", "p"),
+    [("sqeuclidean", None), ("euclidean", None), ("l1", None), ("lp", 1.5), ("dot", None), ("cosine", None)],
 )
 def test_row_form_and_column_add_up_to_the_cost(name, p, dimension):
     random = torch.Generator().manual_seed(1)
@@ -60,7 +61,14 @@ def test_cosine_of_a_zero_vector_is_finite():
 
 @pytest.mark.parametrize(
     ("name", "p", "unique"),
-    [("sqeuclidean", None, True), ("l1", None, False), ("euclidean", None, False), ("lp", 1.5, True), ("lp", 1.0, False), ("dot", None, True)],
+    [
+        ("sqeuclidean", None, True),
+        ("l1", None, False),
+        ("euclidean", None, False),
+        ("lp", 1.5, True),
+        ("lp", 1.0, False),
+        ("dot", None, True),
+    ],
 )
 def test_uniqueness_is_that_of_strictly_convex_superlinear_costs(name, p, unique):
     assert make_cost(name, p).unique is unique

@@ -77,7 +77,12 @@ def test_replayed_pairs_are_the_stored_ones():
 
 def test_other_modules_than_the_papers():
     generator = nn.Sequential(
-        nn.Unflatten(1, (2, 1, 1)), nn.ConvTranspose2d(2, 4, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.Tanh()
+        nn.Unflatten(1, (2, 1, 1)),
+        nn.ConvTranspose2d(2, 4, 4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 1),
+        nn.Tanh(),
     )
     ot = SemiDiscreteOT(torch.rand(10, 3, 4, 4), cost="sqeuclidean")
     assert fit(generator, ot, 2, steps=30, batch_size=32).loss < 48
@@ -90,8 +95,16 @@ def test_other_modules_than_the_papers():
         ({"batch_size": 0}, InvalidArgument, "batch_size: expected at least 1"),
         ({"replay": 0}, InvalidArgument, "replay: expected at least 1"),
         ({"latent": "noise"}, InvalidArgument, "latent: expected a callable"),
-        ({"loss": lambda x, y: x.sum() * float("nan")}, SourceError, "loss: expected a finite value, received nan at step 1"),
-        ({"generator": mlp(4, (3,), (8,))}, SourceError, r"source: expected shape \(512, 2\), received shape \(512, 3\)"),
+        (
+            {"loss": lambda x, y: x.sum() * float("nan")},
+            SourceError,
+            "loss: expected a finite value, received nan at step 1",
+        ),
+        (
+            {"generator": mlp(4, (3,), (8,))},
+            SourceError,
+            r"source: expected shape \(512, 2\), received shape \(512, 3\)",
+        ),
     ],
 )
 def test_unusable_arguments_are_named(options, error, message):

@@ -196,9 +196,10 @@ def test_a_source_that_turns_bad_leaves_what_was_solved(bad, message):
     reached = ot.potential.clone()
     assert torch.isfinite(reached).all()
     assert reached.abs().max() > 0
-    assert ot.evaluate(lambda n: torch.rand(n, 2) ** 2, 20_000).chi2 < SemiDiscreteOT(grid(8)).evaluate(
-        lambda n: torch.rand(n, 2) ** 2, 20_000
-    ).chi2
+    assert (
+        ot.evaluate(lambda n: torch.rand(n, 2) ** 2, 20_000).chi2
+        < SemiDiscreteOT(grid(8)).evaluate(lambda n: torch.rand(n, 2) ** 2, 20_000).chi2
+    )
     assert ot.solve(lambda n: torch.rand(n, 2) ** 2).converged
 
 

@@ -169,7 +169,7 @@ def test_named_backends_agree_and_say_why_they_cannot_run():
         other, _ = make("l1", backend=backend)
         assert other.backend == backend
         assert torch.equal(other.assign(x), ot.assign(x))
-    with pytest.raises(BackendUnavailable, match="backend: expected one that runs argmin .* 'numba': "):
+    with pytest.raises(BackendUnavailable, match=r"backend: expected one that runs argmin .* 'numba': "):
         SemiDiscreteOT(torch.zeros(2, 2), cost="dot", backend="numba")
     with pytest.raises(InvalidArgument, match="backend: expected one of naive, gemm"):
         SemiDiscreteOT(torch.zeros(2, 2), backend="cuda")

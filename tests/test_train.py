@@ -78,7 +78,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     reached = len(checkpoint.read(path)["history"])
     torch.manual_seed(99)
     threads = torch.get_num_threads()
-    resumed = train(mlp(8, (64,), (64, 64)), digits(), 8, out=path.parent, resume=True, **(SMALL | {"rounds": reached + 1}))
+    resumed = train(
+        mlp(8, (64,), (64, 64)), digits(), 8, out=path.parent, resume=True, **(SMALL | {"rounds": reached + 1})
+    )
     assert torch.get_num_threads() == threads
     same(run(rounds=reached + 1), resumed)
 
@@ -151,7 +153,9 @@ def test_the_bound_of_the_marginals_cost_is_above_the_linear_program():
     assert theory.marginal_cost(ot, mass) == pytest.approx(1 / 15 * 2 + 4 / 15 * 3, rel=2e-3)
 
 
-@pytest.mark.parametrize(("cost", "p", "beta"), [("l1", None, 1), ("sqeuclidean", None, 0.5), ("lp", 3.0, 1 / 3), ("lp", 0.5, 1)])
+@pytest.mark.parametrize(
+    ("cost", "p", "beta"), [("l1", None, 1), ("sqeuclidean", None, 0.5), ("lp", 3.0, 1 / 3), ("lp", 0.5, 1)]
+)
 def test_the_power_that_makes_a_metric(cost, p, beta):
     ot = SemiDiscreteOT(torch.zeros(1, 1), cost=cost, p=p)
     assert theory.exponent(ot.cost) == beta
@@ -185,9 +189,11 @@ def test_a_generator_of_another_shape_is_named_before_anything_is_computed():
 
 def test_a_folder_that_holds_another_run_is_refused(tmp_path):
     run(out=tmp_path, rounds=0)
-    with pytest.raises(RunError, match="out: expected an empty folder, received .*, which holds a run; resume it"):
+    with pytest.raises(RunError, match=r"out: expected an empty folder, received .*, which holds a run; resume it"):
         run(out=tmp_path)
-    with pytest.raises(RunError, match="out: expected a run of .*'cost': 'euclidean'.*, received one of .*'cost': 'l1'"):
+    with pytest.raises(
+        RunError, match=r"out: expected a run of .*'cost': 'euclidean'.*, received one of .*'cost': 'l1'"
+    ):
         run(out=tmp_path, resume=True, cost="euclidean")
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut off")
     with pytest.raises(RunError, match="checkpoint: expected a file that train wrote"):
