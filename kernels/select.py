@@ -28,6 +28,7 @@ class Backend:
 BACKENDS = {
     "naive": Backend("naive"),
     "gemm": Backend("gemm"),
+    "screen": Backend("screen", requires="numba"),
     "numba": Backend("numba_lp", requires="numba"),
     "keops": Backend("keops", requires="pykeops"),
     "triton": Backend("triton_backend", requires="triton"),
@@ -35,13 +36,16 @@ BACKENDS = {
 
 # Fastest first. Measured with `make bench` (docs/performance.md says on what); a backend that refuses is passed over.
 PREFERENCE = {
-    ("cpu", "inner"): ("gemm",),
+    ("cpu", "inner"): ("screen", "gemm"),
     ("cpu", "power"): ("numba", "gemm"),
     ("cpu", "callable"): ("keops", "gemm"),
     ("cuda", "inner"): ("triton", "gemm"),
     ("cuda", "power"): ("triton", "keops", "gemm"),
     ("cuda", "callable"): ("keops", "gemm"),
 }
+
+# Targets below which a backend runs only when it is named: what it adds to a call outweighs what it saves.
+FEWEST = {"screen": 1000}
 
 
 def refusal(backend: str, form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:
@@ -74,4 +78,5 @@ def select(form: Form, reduction: str, device: torch.device, n: int, d: int, bac
             )
         return backend
     order = PREFERENCE.get((device.type, form.kind), ("gemm",))
-    return next(name for name in order if refusal(name, form, reduction, device, n, d) is None)
+    worth = (name for name in order if n >= FEWEST.get(name, 0))
+    return next(name for name in worth if refusal(name, form, reduction, device, n, d) is None)
