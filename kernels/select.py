@@ -44,8 +44,8 @@ PREFERENCE = {
     ("cuda", "callable"): ("keops", "gemm"),
 }
 
-# Targets below which a backend runs only when it is named. With 500, gemm took 0.6 (B = 1) to 1.2 (B = 64) of the time of
-# the screen, which adds 0.2 ms to a call; with 1 797, 0.6 to 3.4 (docs/performance.md).
+# Targets below which a backend runs only when it is named. With 500, gemm took 0.6 (B = 1) to 1.2 (B = 64) of the time
+# of the screen, which adds 0.2 ms to a call; with 1 797, 0.6 to 3.4 (docs/performance.md).
 FEWEST = {"screen": 1000}
 
 
