@@ -18,7 +18,8 @@ the entropic reductions enter as −ε log b_j in the bias. Values are different
 """
 
 if __name__ != "fastsdot.kernels":
-    raise ImportError(f"kernels: expected its name to be fastsdot.kernels, not {__name__}; `import fastsdot.kernels`")
+    message = f"kernels: expected to be imported as fastsdot.kernels, not as {__name__}; use that name"
+    raise ImportError(message)
 
 from .form import Form as Form
 from .ops import argmin as argmin, soft_marginal as soft_marginal, softmin as softmin, topk as topk
