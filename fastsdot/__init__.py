@@ -14,6 +14,7 @@ from .ots import (
     Histogram as Histogram,
     NotConverged as NotConverged,
     Reason as Reason,
+    Rule as Rule,
     Solution as Solution,
 )
 from .report import Report as Report

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from fastsdot import checkpoint, theory
 from fastsdot.costs import Pairing
-from fastsdot.errors import InvalidArgument, RunError
+from fastsdot.errors import InvalidArgument, RunError, require_number
 from fastsdot.fit import LEARNING_RATE, Fitted, Loss, fit, frozen
-from fastsdot.ots import Ascent, Chi2, Rule, Solution
+from fastsdot.ots import Ascent, Chi2, Rule, Solution, as_rule
 from fastsdot.progress import Progress
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
@@ -255,8 +255,11 @@ def train(
     Raises `RunError` when `out` holds another run, and what `solve` and `fit` raise; the checkpoint of the last whole
     round stays. Source: Chen et al. 2019, algorithm 3.
     """
-    if rounds < 0:
-        raise InvalidArgument("rounds", "at least 0", str(rounds), "raise it")
+    require_number("rounds", rounds, above=-1, whole=True)
+    require_number("steps", steps, above=0, whole=True)
+    require_number("batch_size", batch_size, above=0, whole=True)
+    if resume and out is None:
+        raise InvalidArgument("resume", "a folder to resume from", "out=None", "give out= as well")
     device = next((q.device for q in generator.parameters()), torch.device("cpu"))
     ot = SemiDiscreteOT(targets, cost=cost, p=p, weights=weights, backend=backend, device=device)
     source = as_source(latent, "latent", device)
@@ -267,13 +270,20 @@ def train(
         ot,
         source,
         optimizer or torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE),
-        Chi2(tol) if isinstance(tol, int | float) else tol,
+        as_rule(tol),
         {"max_samples": max_samples},
         {"steps": steps, "batch_size": batch_size, "loss": loss, "replay": replay, "perturbation": perturbation},
         precision,
         progress,
     )
-    about = {"targets": fingerprint(ot.targets), "cost": ot.cost.name, "p": ot.cost.p}
+    about = {
+        "targets": fingerprint(ot.targets),
+        "weights": fingerprint(ot.weights),
+        "cost": ot.cost.name,
+        "p": ot.cost.p,
+        "generator": {name: list(value.shape) for name, value in generator.state_dict().items()},
+        "optimizer": type(run.optimizer).__name__,
+    }
     folder = open_folder(out, resume, about, run) if out is not None else None
     if not run.history:
         draw(run.source, 2, ot.shape, ot.device)
@@ -322,6 +332,8 @@ def open_folder(out: str | Path, resume: bool, about: dict[str, Any], run: Run) 
         raise RunError("out", "an empty folder", f"{folder}, which holds a run", "resume it, or choose another folder")
     state = checkpoint.read(path, run.ot.device)
     if state["about"] != about:
-        raise RunError("out", f"a run of {about}", f"one of {state['about']}", "choose another folder")
+        other = {key: value for key, value in state["about"].items() if value != about.get(key)}
+        expected = {key: about.get(key) for key in other}
+        raise RunError("out", f"a run with {expected}", f"one with {other}", "choose another folder")
     run.restore(state)
     return folder

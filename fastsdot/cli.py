@@ -24,18 +24,19 @@ from fastsdot.progress import live
 from fastsdot.runs import Settings
 from fastsdot.sources import Gaussian, Pushforward
 
+UsageError = typer.BadParameter.__base__  # click's, wherever typer keeps it
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
 class Commands(TyperGroup):
-    """Shows an `InvalidArgument`, or an option's value that is none, as one line."""
+    """Shows an `InvalidArgument`, or a command line that cannot be read, as one line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except InvalidArgument as error:
             message = str(error)
-        except typer.BadParameter as error:
+        except UsageError as error:
             message = error.format_message()
         print("fastsdot:", " ".join(message.split()), file=sys.stderr)
         raise typer.Exit(EXIT_BAD_INPUT)
@@ -154,6 +155,8 @@ def sample(
     """Draw samples from the generator of a run, into a picture or an array [n, ...] of float32 in [−1, 1]."""
     samples = _fresh(run, runs.read(run), _device(device), seed)(n).cpu()
     out = run / "samples.png" if out is None else out
+    if not out.parent.is_dir():
+        raise InvalidArgument("out", "a file in a folder that exists", repr(str(out)), "create the folder first")
     if out.suffix == ".npy":
         np.save(out, samples.numpy())
     elif sheets.is_image(tuple(samples.shape[1:])):

@@ -17,6 +17,7 @@ Other costs can leave points on a cell's boundary with two equally good targets;
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -94,20 +95,40 @@ class Cost:
 TINY = 1e-30  # a zero vector has cosine 0 with everything, so cost 1
 
 
+def _sqeuclidean(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).square().sum(-1)
+
+
+def _euclidean(x: Tensor, y: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x - y, dim=-1)
+
+
+def _l1(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).abs().sum(-1)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return -(x * y).sum(-1)
+
+
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
     normalize = torch.nn.functional.normalize
     return 1 - (normalize(x, dim=-1, eps=TINY) * normalize(y, dim=-1, eps=TINY)).sum(-1)
 
 
 def _lp(p: float) -> Cost:
-    return Cost("lp", lambda x, y: (x - y).abs().pow(p).sum(-1), unique=p > 1, p=p)
+    return Cost("lp", partial(_power, p=p), unique=p > 1, p=p)
+
+
+def _power(x: Tensor, y: Tensor, p: float) -> Tensor:
+    return (x - y).abs().pow(p).sum(-1)
 
 
 _NAMED = {
-    "sqeuclidean": Cost("sqeuclidean", lambda x, y: (x - y).square().sum(-1), unique=True, p=2.0),
-    "euclidean": Cost("euclidean", lambda x, y: torch.linalg.vector_norm(x - y, dim=-1), unique=False, p=2.0),
-    "l1": Cost("l1", lambda x, y: (x - y).abs().sum(-1), unique=False, p=1.0),
-    "dot": Cost("dot", lambda x, y: -(x * y).sum(-1), unique=True),
+    "sqeuclidean": Cost("sqeuclidean", _sqeuclidean, unique=True, p=2.0),
+    "euclidean": Cost("euclidean", _euclidean, unique=False, p=2.0),
+    "l1": Cost("l1", _l1, unique=False, p=1.0),
+    "dot": Cost("dot", _dot, unique=True),
     "cosine": Cost("cosine", _cosine, unique=False),
 }
 _ALIASES = {"cityblock": "l1"}
@@ -126,7 +147,7 @@ def make_cost(cost: str | Pairing, p: float | None = None) -> Cost:
     if p is not None:
         raise InvalidArgument("p", "no value unless cost='lp'", repr(p), "leave p out, or use cost='lp'")
     if callable(cost):
-        return Cost(getattr(cost, "__name__", type(cost).__name__), cost, unique=False)
+        return Cost(f"callable {getattr(cost, '__name__', type(cost).__name__)}", cost, unique=False)
     name = _ALIASES.get(cost, cost) if isinstance(cost, str) else None
     if name not in _NAMED:
         raise InvalidArgument("cost", f"one of {', '.join(NAMES)}, or a callable", repr(cost), "choose one of these")

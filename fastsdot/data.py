@@ -18,6 +18,16 @@ from torch import Tensor
 from fastsdot.errors import DataError, require_finite
 
 DIGITS = "digits"
+MODES = {
+    "1": "L",
+    "L": "L",
+    "LA": "L",
+    "P": "RGB",
+    "RGB": "RGB",
+    "RGBA": "RGB",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+}  # pillow's
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 EXPECTED = "'digits', an idx(.gz), .npy or .npz file (path.npz:key for one of several arrays), or a folder of images"
 
@@ -148,7 +158,11 @@ def _folder(path: Path) -> np.ndarray:
     for file in files:
         try:
             with Image.open(file) as image:
-                images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+                if image.mode not in MODES:
+                    raise DataError(
+                        "data", "images of 8 bits", f"mode {image.mode} in {file.name!r}", "convert them first"
+                    )
+                images.append(np.asarray(image.convert(MODES[image.mode])))
         except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise _unreadable(file, "an image", error) from error
         if images[-1].shape[:2] != images[0].shape[:2]:

@@ -1,5 +1,8 @@
 """Errors: each names the argument, what was expected, what came, and the remedy."""
 
+import math
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
@@ -36,3 +39,11 @@ def require_finite(argument: str, values: Tensor, error: type[InvalidArgument] =
     if not bool(finite.all()):
         bad = values.numel() - int(finite.sum())
         raise error(argument, "finite values", f"{bad} NaN or infinite of {values.numel()}", "remove or replace them")
+
+
+def require_number(argument: str, value: object, above: float, whole: bool = False) -> None:
+    """Raise unless `value` is a finite number above `above`, and an integer if `whole`."""
+    kind = Integral if whole else Real
+    if not isinstance(value, kind) or isinstance(value, bool) or not above < value < math.inf:
+        expected = f"{'an integer' if whole else 'a finite number'} above {above:g}"
+        raise InvalidArgument(argument, expected, repr(value), "give such a number")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fastsdot.errors import InvalidArgument, SourceError
+from fastsdot.errors import SourceError, require_number
 from fastsdot.progress import Progress
 from fastsdot.semidiscrete import SemiDiscreteOT, decode
 from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw
@@ -88,8 +88,8 @@ def fit(
     shape of a target or are not finite. Source: Chen et al. 2019, algorithm 2.
     """
     for name, value in (("steps", steps), ("batch_size", batch_size), ("replay", 1 if replay is None else replay)):
-        if value < 1:
-            raise InvalidArgument(name, "at least 1", str(value), "raise it")
+        require_number(name, value, above=0, whole=True)
+    require_number("perturbation", perturbation, above=-math.ulp(0))
     source: Source = as_source(latent, "latent", ot.device)
     optimizer = optimizer or torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE)
     loss = loss or (lambda x, y: ot.cost.fit_loss(x.flatten(1), y.flatten(1)))

@@ -21,15 +21,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from fastsdot import kernels
-from fastsdot.errors import InvalidArgument
+from fastsdot.errors import InvalidArgument, require_number
 from fastsdot.kernels import streaming
-from fastsdot.kernels.gemm import block_score
 from fastsdot.progress import Progress
 from fastsdot.report import Report, Survey
 from fastsdot.sources import SourceLike, as_source, draw
@@ -96,9 +96,12 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Chi2:
-    """χ² ≤ tol, by two standard errors of at most tol/4: true below, false above tol, undecided between."""
+    """χ² ≤ tol, by two standard errors of at most tol/4: true below, false above by one, undecided between."""
 
     tol: float
+
+    def __post_init__(self) -> None:
+        require_number("tol", self.tol, above=0)
 
     def samples(self, n: int) -> int:
         """Enough for a standard error of tol/2 at χ² = 0."""
@@ -108,10 +111,19 @@ class Chi2:
         chi2 = survey.marginal.chi2()
         if chi2.value + 2 * chi2.error <= self.tol and chi2.error <= self.tol / 4:
             return True
-        return False if chi2.value > self.tol else None
+        return False if chi2.value - chi2.error > self.tol else None
 
     def ahead(self, report: Report) -> float:
         return report.chi2 / (0.75 * self.tol)
+
+
+def as_rule(tol: "float | Rule") -> Rule:
+    """A bound on χ² as a rule; a rule as it is. Raises `InvalidArgument` for anything else."""
+    if isinstance(tol, Real):
+        return Chi2(float(tol))
+    if not callable(getattr(tol, "verdict", None)):
+        raise InvalidArgument("tol", "a number above 0 or a stopping rule", repr(tol), "use tol=0.05, or Histogram()")
+    return tol
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ class Histogram:
         return self.hits * min(self.bins, n)
 
     def ahead(self, report: Report) -> float:
-        return NEXT_CHECK[0]
+        return NEXT_CHECK[1]  # a verdict takes many samples
 
     def verdict(self, survey: Survey) -> bool | None:
         b = survey.weights.double()
@@ -186,17 +198,18 @@ class Sampler:
 def cost_statistics(ot: "SemiDiscreteOT", x: Tensor) -> tuple[Tensor, float]:
     """E_x c(x, y_j) up to a constant, [N], and σ, over a batch x [B, D]."""
     embedding = ot._embedding
-    score, width = block_score(ot._embed(x), embedding.y, embedding.column, embedding.form)
+    score, width = kernels.block_score(ot._embed(x), ot._kernel, embedding.column)
     n, batch = embedding.y.shape[0], x.shape[0]
     mean = torch.empty(n, dtype=torch.float64, device=x.device)
-    row, square = torch.zeros(batch, dtype=torch.float64, device=x.device), 0.0
+    row = torch.zeros(batch, dtype=torch.float64, device=x.device)
+    square = row.new_zeros(())
     for start, stop in streaming.blocks(n, width):
         s = score(start, stop).double()
         mean[start:stop] = s.mean(0)
         s = s - mean[start:stop]
         row += s.sum(1)
-        square += float(s.square().sum())
-    variance = square / (batch * n) - float((row / n).square().mean())
+        square += s.square().sum()
+    variance = float(square / (batch * n) - (row / n).square().mean())
     return mean - mean.mean(), math.sqrt(max(0.0, variance))
 
 
@@ -221,11 +234,13 @@ def begin(ot: "SemiDiscreteOT", sampler: Sampler, pilot: int) -> Ascent:
     return moved
 
 
+@torch.no_grad()
 def evaluate(ot: "SemiDiscreteOT", source: SourceLike, samples: int, batch_size: int | None = None) -> Report:
     """Survey `samples` fresh samples of `source` at the potential."""
-    if samples < 2:
-        raise InvalidArgument("samples", "at least 2", str(samples), "draw more")
-    return survey(ot, Sampler(ot, source), samples, batch_size or min(4096, max(1, samples // 16))).report()
+    require_number("samples", samples, above=1, whole=True)
+    if batch_size is not None:
+        require_number("batch_size", batch_size, above=0, whole=True)
+    return survey(ot, Sampler(ot, source), samples, min(batch_size or 4096, max(1, samples // 16))).report()
 
 
 def survey(ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int, onto: Survey | None = None) -> Survey:
@@ -239,8 +254,9 @@ def survey(ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int, ont
 def check(ot: "SemiDiscreteOT", sampler: Sampler, rule: Rule, most: int) -> tuple[bool, Survey]:
     """Ask the rule with twice the samples each time, until it knows or `most` are drawn."""
     samples, found = min(most, rule.samples(ot.targets.shape[0])), None
+    batch = max(1, min(2048, samples // 8))
     while True:
-        found = survey(ot, sampler, samples, max(1, min(2048, samples // 8)), found)
+        found = survey(ot, sampler, samples, batch, found)
         verdict = rule.verdict(found)
         if verdict is not None or samples >= most:
             return verdict is True, found
@@ -273,6 +289,7 @@ def ascend(ot: "SemiDiscreteOT", state: Ascent, x: Tensor) -> Tensor:
     return phi.mean()
 
 
+@torch.no_grad()
 def solve(
     ot: "SemiDiscreteOT",
     source: SourceLike,
@@ -296,12 +313,12 @@ def solve(
     Raises `SourceError` for a batch that is not usable, `NotConverged` if `throw`, `InvalidArgument` otherwise.
     Source: Chen et al. 2019, algorithm 1.
     """
-    for name, value, least in (("tol", tol, 0), ("max_samples", max_samples, 3), ("batch_size", batch_size, 0)):
-        if isinstance(value, int | float) and not value > least:
-            raise InvalidArgument(name, f"a number above {least}", repr(value), "raise it")
-    rule = Chi2(tol) if isinstance(tol, int | float) else tol
+    rule = as_rule(tol)
+    for name, value, above in (("max_samples", max_samples, 3), ("batch_size", batch_size, 0)):
+        if value is not None:
+            require_number(name, value, above, whole=True)
     n = ot.targets.shape[0]
-    max_samples = max(BUDGET * n, min(100 * rule.samples(n), 10**6)) if max_samples is None else max_samples
+    max_samples = max(BUDGET * n, 100 * rule.samples(n)) if max_samples is None else max_samples
     batch = batch_size or default_batch(n)
     started, sampler, history = time.perf_counter(), Sampler(ot, source, generator), []
     ascent_budget = max_samples - min(2 * rule.samples(n), max_samples // 5)  # the rest is for the last check

@@ -105,13 +105,14 @@ class SoftMarginal:
         return Estimate(value - 1, math.sqrt(spread * (k - 1) / k))
 
 
-def mean_of(values: list[float]) -> Estimate:
-    """The mean of equally sized batches and its standard error."""
-    k = len(values)
+def mean_of(values: list[float], sizes: list[int]) -> Estimate:
+    """The mean over batches of so many samples, and its standard error."""
+    k, total = len(values), sum(sizes)
     if k < 2:
         return Estimate(values[0] if values else math.nan, math.inf)
-    mean = math.fsum(values) / k
-    return Estimate(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (k - 1) / k))
+    mean = math.fsum(n * v for n, v in zip(sizes, values, strict=True)) / total
+    spread = math.fsum(n * (v - mean) ** 2 for n, v in zip(sizes, values, strict=True))
+    return Estimate(mean, math.sqrt(spread / (k - 1) / total))
 
 
 @dataclass(frozen=True)
@@ -155,12 +156,14 @@ class Survey:
     def __init__(self, weights: Tensor, potential: Tensor, soft: bool):
         self.weights, self.potential = weights, potential
         self.marginal = SoftMarginal(weights) if soft else HitMarginal(weights)
+        self.sizes: list[int] = []
         self.phi: list[float] = []
         self.paid: list[float] = []  # Σ_j m_j ψ_j of each batch
 
     def add(self, phi: Tensor, chosen: Tensor) -> None:
         """phi [B] and either the chosen indices [B] or the batch's soft masses [N]."""
         psi = self.potential.double()
+        self.sizes.append(phi.numel())
         self.phi.append(float(phi.double().mean()))
         if isinstance(self.marginal, HitMarginal):
             self.paid.append(float(psi[chosen].mean()))
@@ -173,9 +176,9 @@ class Survey:
     def report(self) -> Report:
         b = self.weights.double()
         owed = float((b * self.potential.double()).sum())
-        chi2, phi = self.marginal.chi2(), mean_of(self.phi)
-        primal = mean_of([p + q for p, q in zip(self.phi, self.paid, strict=True)])
-        gap = mean_of([q - owed for q in self.paid])
+        chi2, phi = self.marginal.chi2(), mean_of(self.phi, self.sizes)
+        primal = mean_of([p + q for p, q in zip(self.phi, self.paid, strict=True)], self.sizes)
+        gap = mean_of([q - owed for q in self.paid], self.sizes)
         mass, m = self.marginal.mass, self.marginal.samples
         positive = b > 0
         ratio = torch.where(positive, mass / b, 0.0)

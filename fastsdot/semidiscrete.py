@@ -38,7 +38,8 @@ class SemiDiscreteOT(nn.Module):
     ----------
     targets
         [N, *shape], a Tensor, ndarray or np.memmap of float32, float16, bfloat16 or uint8 (a byte k stands for
-        k/255); float64 is stored as float32.
+        k/255); float64 is stored as float32. They are not copied where that can be helped: do not change them
+        afterwards. Kernels keep float32 layouts of their own beside them.
     cost, p
         A name of `fastsdot.costs`, or a callable `cost(x, y)` that broadcasts and reduces the last axis; p for "lp".
     weights
@@ -76,7 +77,7 @@ class SemiDiscreteOT(nn.Module):
         n = stored.shape[0]
         self.register_buffer("targets", stored, persistent=False)
         self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
-        self.register_buffer("potential", torch.zeros(n, device=stored.device))
+        self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
         self.requested_backend = backend
         self.ascent: ots.Ascent | None = None
         self._prepare()
@@ -98,6 +99,10 @@ class SemiDiscreteOT(nn.Module):
             self.ascent = self.ascent.to(self.targets.device)
         self._prepare()
         return self
+
+    def extra_repr(self) -> str:
+        n, shape = self.targets.shape[0], list(self.shape)
+        return f"targets={n}, shape={shape}, cost={self.cost.name!r}, epsilon={self.epsilon}, backend={self.backend!r}"
 
     @property
     def shape(self) -> torch.Size:
@@ -203,6 +208,8 @@ class SemiDiscreteOT(nn.Module):
                 arrays = {name: file.get_tensor(name) for name in ("potential", "weights")}
         except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
             raise InvalidArgument("path", "a file written by save", f"{path} ({error})", "check the path") from error
+        if about["cost"].startswith("callable") and "cost" not in options:
+            raise InvalidArgument("cost", "the callable again", "none", "give cost= as when it was saved")
         options = {"cost": about["cost"], "p": about["p"], "epsilon": about["epsilon"]} | options
         ot = cls(targets, weights=arrays["weights"], **options)
         if fingerprint(ot.targets) != about["targets"]:
@@ -280,7 +287,7 @@ def _as_targets(targets: Tensor | np.ndarray, device: torch.device | str | None)
 
 def _as_weights(weights: Tensor | np.ndarray | None, n: int) -> Tensor:
     if weights is None:
-        return torch.full((n,), 1 / n)
+        return torch.full((n,), 1 / n, dtype=torch.float32)
     weights = torch.as_tensor(weights).detach().double()
     if weights.shape != (n,):
         raise InvalidArgument("weights", f"shape [{n}], one per target", f"{list(weights.shape)}", "match the targets")
@@ -288,6 +295,7 @@ def _as_weights(weights: Tensor | np.ndarray | None, n: int) -> Tensor:
     if bool((weights < 0).any()) or float(weights.sum()) <= 0:
         received = f"minimum {float(weights.min()):.3g}, sum {float(weights.sum()):.3g}"
         raise InvalidArgument("weights", "values ≥ 0 with a sum above 0", received, "clip them, or leave weights out")
+    weights = weights / weights.max()
     return (weights / weights.sum()).float()
 
 

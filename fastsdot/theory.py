@@ -19,8 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fastsdot import kernels
 from fastsdot.costs import Cost
 from fastsdot.errors import InvalidArgument
+from fastsdot.kernels import streaming
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, decode
 
@@ -89,5 +91,7 @@ def marginal_cost(ot: SemiDiscreteOT, mass: torch.Tensor, rows: int = 1024) -> f
     levels = (torch.arange(rows, device=y.device) + 0.5) / rows * total
     chosen = y[torch.searchsorted(excess.cumsum(0), levels).clamp(max=len(y) - 1)]
     d = missing / missing.sum()
-    cost = sum(float((ot.cost(row[None], y) * d).sum()) for row in chosen) / rows
-    return total * cost
+    embedding = ot._embedding
+    score, width = kernels.block_score(ot._embed(chosen), ot._kernel, embedding.column)
+    pairs = sum(score(start, stop) @ d[start:stop] for start, stop in streaming.blocks(len(y), width))
+    return total * float((pairs + ot.cost.row(chosen, embedding)).mean())

@@ -22,6 +22,12 @@ if __name__ != "fastsdot.kernels":
     raise ImportError(message)
 
 from .form import Form as Form
-from .ops import argmin as argmin, soft_marginal as soft_marginal, softmin as softmin, topk as topk
+from .ops import (
+    argmin as argmin,
+    block_score as block_score,
+    soft_marginal as soft_marginal,
+    softmin as softmin,
+    topk as topk,
+)
 from .prepared import Prepared as Prepared, prepare as prepare
 from .select import BACKENDS as BACKENDS, refusal as refusal

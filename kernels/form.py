@@ -34,6 +34,11 @@ class Form:
         rest = {"inner": repr(self.scale), "power": f"{self.p!r} {self.root:d}", "callable": str(id(self.function))}
         object.__setattr__(self, "key", f"{self.kind} {rest[self.kind]}")
 
+    def __setstate__(self, state: dict) -> None:
+        """A copy holds another function, and has to be found under another name."""
+        self.__dict__.update(state)
+        self.__post_init__()
+
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """form(x, y), [..., D] and [..., D] broadcast to [...]."""
         if self.kind == "inner":

@@ -32,8 +32,9 @@ def prepare(y: Tensor, form: Form) -> list[Tensor]:
     return [y]
 
 
-def block_score(x: Tensor, y: Tensor, bias: Tensor, form: Form) -> tuple[streaming.Score, int]:
+def block_score(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[streaming.Score, int]:
     """The scoring function for blocks of y, and the width of a block."""
+    y = layout[0]
     if form.kind == "inner":
         width = min(y.shape[0], max(NARROWEST, BLOCK_SCORES // max(1, x.shape[0])))
         buffer = x.new_empty(x.shape[0] * width)
@@ -64,7 +65,7 @@ def reduce_parts(
 
     def run(task: int) -> tuple[int, Result]:
         start, stop = ranges[task]
-        score, width = block_score(x, y[start:stop], bias[start:stop], form)
+        score, width = block_score(x, [y[start:stop]], bias[start:stop], form)
         return start, reduce(score, stop - start, width)
 
     return threads.gather(run, len(ranges))

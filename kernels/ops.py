@@ -7,9 +7,8 @@ target, for argmin and topk): ∂v_i/∂bias_j = p_ij and ∂v_i/∂x_i = Σ_j p
 import torch
 from torch import Tensor
 
-from . import streaming
+from . import gemm, streaming
 from .form import find
-from .gemm import block_score
 from .prepared import Prepared
 from .select import BACKENDS
 
@@ -41,7 +40,7 @@ def soft_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Σ_i r_i v_i differentiated with respect to x and bias, over blocks of targets on any device."""
     pair = find(form)
-    score, width = block_score(x, y, bias, pair)
+    score, width = gemm.block_score(x, [y], bias, pair)
     gradient, mass = torch.zeros_like(x), torch.empty_like(bias)
     for start, stop in streaming.blocks(y.shape[0], width):
         p = row_weight[:, None] * torch.exp((value[:, None] - score(start, stop)) / epsilon)
@@ -157,3 +156,9 @@ def topk(x: Tensor, targets: Prepared, bias: Tensor, k: int) -> tuple[Tensor, Te
     """The k smallest s_ij of each row in ascending order, ties by index, and their indices: [B, k], [B, k] int64."""
     backend = targets.backend("topk")
     return _topk(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, k)
+
+
+def block_score(x: Tensor, targets: Prepared, bias: Tensor) -> tuple[streaming.Score, int]:
+    """s_ij for blocks of targets as [B, block], and the width of a block, for sums that are none of the reductions."""
+    name = "numba" if targets.plan.get("soft_marginal") == "numba" else "gemm"
+    return BACKENDS[name].load().block_score(x, targets.layouts.get(name, [targets.y]), bias, targets.form)

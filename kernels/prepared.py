@@ -35,6 +35,15 @@ def prepare(y: Tensor, form: Form, backend: str | None = None) -> Prepared:
 
     Raises `BackendUnavailable` when the backend named cannot run even the argmin.
     """
+    try:
+        return _prepare(y, form, backend)
+    except BackendUnavailable:
+        if backend is not None:
+            raise
+        return _prepare(y, form, "gemm")  # a callable that means another thing on LazyTensors
+
+
+def _prepare(y: Tensor, form: Form, backend: str | None) -> Prepared:
     n, d = y.shape
     plan, refusals = {}, {}
     for reduction in REDUCTIONS:

@@ -208,3 +208,11 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated_but_resumed(tmp_path, ru
 def test_broken_settings(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     assert "a run folder with its run.json" in refuse("evaluate", tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train", "--cots", "l1"], ["train", "--out"], ["info", "a", "b"]])
+def test_a_command_line_that_cannot_be_read_is_one_line_too(arguments):
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("fastsdot: ")

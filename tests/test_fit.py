@@ -91,9 +91,9 @@ def test_other_modules_than_the_papers():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"steps": 0}, InvalidArgument, "steps: expected at least 1"),
-        ({"batch_size": 0}, InvalidArgument, "batch_size: expected at least 1"),
-        ({"replay": 0}, InvalidArgument, "replay: expected at least 1"),
+        ({"steps": 0}, InvalidArgument, "steps: expected an integer above 0"),
+        ({"batch_size": 0}, InvalidArgument, "batch_size: expected an integer above 0"),
+        ({"replay": 0}, InvalidArgument, "replay: expected an integer above 0"),
         ({"latent": "noise"}, InvalidArgument, "latent: expected a callable"),
         (
             {"loss": lambda x, y: x.sum() * float("nan")},

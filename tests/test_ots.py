@@ -240,10 +240,12 @@ def test_a_potential_set_by_hand_is_the_start():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tol": 0}, "tol: expected a number above 0"),
-        ({"tol": float("nan")}, "tol: expected a number above 0"),
-        ({"max_samples": 0}, "max_samples: expected a number above"),
-        ({"batch_size": -1}, "batch_size: expected a number above 0"),
+        ({"tol": 0}, "tol: expected a finite number above 0"),
+        ({"tol": "0.05"}, "tol: expected a number above 0 or a stopping rule, received '0.05'"),
+        ({"max_samples": 1e4}, "max_samples: expected an integer above 3"),
+        ({"tol": float("nan")}, "tol: expected a finite number above 0"),
+        ({"max_samples": 0}, "max_samples: expected an integer above 3"),
+        ({"batch_size": -1}, "batch_size: expected an integer above 0"),
         ({"source": "noise"}, "source: expected a callable"),
         ({"source": 0}, "source: expected a callable"),
     ],
@@ -271,3 +273,10 @@ def test_a_chi2_verdict_waits_for_evidence():
     assert Chi2(0.05).verdict(found) is True
     found.add(torch.zeros(10_000), torch.zeros(10_000, dtype=torch.int64))
     assert Chi2(0.05).verdict(found) is False
+
+
+def test_a_potential_that_learns_can_be_solved_for():
+    ot = SemiDiscreteOT(grid(4))
+    ot.potential.requires_grad_()
+    assert ot.solve(Uniform(2)).converged
+    assert ot.potential.requires_grad

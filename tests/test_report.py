@@ -54,7 +54,7 @@ def test_too_few_samples_claim_nothing():
     marginal = HitMarginal(torch.full((4,), 0.25))
     marginal.add(torch.tensor([0, 1]))
     assert marginal.chi2().error == math.inf
-    assert mean_of([1.0]).error == math.inf
+    assert mean_of([1.0], [10]).error == math.inf
 
 
 def test_zero_weights_do_not_enter_chi2():
@@ -100,5 +100,15 @@ def test_half_of_the_targets_never_chosen_is_seen():
 
 
 def test_evaluate_needs_samples():
-    with pytest.raises(InvalidArgument, match="samples: expected at least 2"):
+    with pytest.raises(InvalidArgument, match="samples: expected an integer above 1"):
         SemiDiscreteOT(grid(2)).evaluate(Uniform(2), 1)
+
+
+def test_a_last_batch_of_few_samples_weighs_little():
+    values, sizes = [1.0, 1.0, 1.0, 9.0], [300, 300, 300, 6]
+    assert mean_of(values, sizes).value == pytest.approx((900 + 54) / 906)
+
+
+def test_fewer_samples_than_a_batch_are_all_drawn():
+    ot = SemiDiscreteOT(grid(4), epsilon=0.1)
+    assert 96 <= ot.evaluate(2, 100, batch_size=4096).samples <= 100

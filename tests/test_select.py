@@ -76,6 +76,7 @@ def test_keops_finds_a_cost_that_means_another_thing_to_it():
     form = Form("callable", function=lambda x, y: weighted(x, y) * 2 if isinstance(x, torch.Tensor) else weighted(x, y))
     with pytest.raises(BackendUnavailable, match="the same numbers on LazyTensors as on tensors"):
         prepare(problem()[1], form, "keops")
+    assert prepare(problem()[1], form).backend("argmin") == "gemm"
 
 
 def test_keops_compiles_quietly(capfd):

@@ -1,5 +1,8 @@
 """SemiDiscreteOT against the float64 definition: assignment, transport, c-transform, storage, weights, saving."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -239,3 +242,44 @@ def test_a_potential_that_is_not_finite_is_named():
     ot.potential[3] = NAN
     with pytest.raises(InvalidArgument, match="potential: expected finite values, received 1 NaN"):
         ot.assign(x)
+
+
+def dot(x, y):
+    """A cost of the user's that has the name of one of ours."""
+    return (x - y).abs().sum(-1)
+
+
+def test_a_callable_is_called_whatever_its_name():
+    ot, x = make(dot, backend="gemm")
+    other, _ = make("l1", backend="gemm")
+    assert torch.equal(ot.assign(x), other.assign(x))
+    assert "callable dot" in repr(ot)
+
+
+@pytest.mark.parametrize(("cost", "p"), [("lp", 1.5), (torch.nn.PairwiseDistance(), None)])
+def test_copies_and_pickles_keep_their_cost(cost, p):
+    ot, x = make(cost, p, backend="gemm")
+    index = ot.assign(x)
+    copies = [copy.deepcopy(ot), pickle.loads(pickle.dumps(ot))]
+    del ot, cost
+    assert all(torch.equal(other.assign(x), index) for other in copies)
+
+
+def test_a_callable_is_given_again_to_load(tmp_path):
+    ot, x = make(dot, backend="gemm")
+    ot.save(tmp_path / "ot.safetensors")
+    with pytest.raises(InvalidArgument, match="cost: expected the callable again"):
+        SemiDiscreteOT.load(tmp_path / "ot.safetensors", ot.targets)
+    back = SemiDiscreteOT.load(tmp_path / "ot.safetensors", ot.targets, cost=dot, backend="gemm")
+    assert torch.equal(back.assign(x), ot.assign(x))
+
+
+def test_huge_weights_and_a_default_dtype_of_float64():
+    weights = torch.full((40,), 1e308, dtype=torch.float64)
+    torch.set_default_dtype(torch.float64)
+    try:
+        ot = SemiDiscreteOT(torch.randn(40, 30), weights=weights)
+        assert ot.assign(torch.randn(3, 30)).shape == (3,)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(ot.weights, torch.full((40,), 1 / 40))

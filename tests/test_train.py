@@ -168,7 +168,7 @@ def test_the_power_that_makes_a_metric(cost, p, beta):
     ("options", "message"),
     [
         ({"precision": Precision(), "cost": "cosine"}, "precision: expected a cost some power of which is a metric"),
-        ({"rounds": -1}, "rounds: expected at least 0"),
+        ({"rounds": -1}, "rounds: expected an integer above -1"),
     ],
 )
 def test_unusable_arguments_are_named(options, message):
@@ -192,7 +192,7 @@ def test_a_folder_that_holds_another_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"out: expected an empty folder, received .*, which holds a run; resume it"):
         run(out=tmp_path)
     with pytest.raises(
-        RunError, match=r"out: expected a run of .*'cost': 'euclidean'.*, received one of .*'cost': 'l1'"
+        RunError, match=r"out: expected a run with .*'cost': 'euclidean'.*, received one with .*'cost': 'l1'"
     ):
         run(out=tmp_path, resume=True, cost="euclidean")
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut off")
