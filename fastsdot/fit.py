@@ -39,23 +39,25 @@ def frozen(pushforward: Pushforward) -> Pushforward:
     return replace(pushforward, generator=copy.deepcopy(pushforward.generator).requires_grad_(False))
 
 
+def draw_pairs(pushforward: Pushforward, ot: SemiDiscreteOT, batch_size: int) -> tuple[Tensor, Tensor]:
+    """New latents z and the indices of T(g(z))."""
+    z = pushforward.latent(batch_size)
+    x = draw(lambda n: pushforward.at(z), batch_size, ot.shape, ot.device)
+    return z, ot.assign(x.reshape(batch_size, *ot.shape))
+
+
 def fresh_pairs(pushforward: Pushforward, ot: SemiDiscreteOT, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(z, T(g(z))) for new latents every time."""
     while True:
-        z = pushforward.latent(batch_size)
-        x = draw(lambda n, z=z: pushforward.at(z), batch_size, ot.shape, ot.device)
-        yield z, ot.transport(x.reshape(batch_size, *ot.shape))
+        z, index = draw_pairs(pushforward, ot, batch_size)
+        yield z, decode(ot.targets[index])
 
 
 def stored_pairs(
     pushforward: Pushforward, ot: SemiDiscreteOT, batch_size: int, batches: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The paper's replay: `batches` batches of (z, index) are stored, then replayed in a new order every pass."""
-    store = []
-    for _ in range(batches):
-        z = pushforward.latent(batch_size)
-        x = draw(lambda n, z=z: pushforward.at(z), batch_size, ot.shape, ot.device)
-        store.append((z, ot.assign(x.reshape(batch_size, *ot.shape))))
+    store = [draw_pairs(pushforward, ot, batch_size) for _ in range(batches)]
     while True:
         for i in torch.randperm(batches).tolist():
             z, index = store[i]

@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 
 from fastsdot import Chi2, Histogram, InvalidArgument, NotConverged, Reason, SemiDiscreteOT, SourceError
 from fastsdot.networks import mlp
-from fastsdot.ots import default_batch
+from fastsdot.ots import Sampler, begin, default_batch
+from fastsdot.report import Survey
 from fastsdot.sources import Gaussian, Pushforward
 
 NORMAL = torch.distributions.Normal(torch.zeros(1), torch.ones(1))
@@ -263,8 +264,6 @@ def test_batches_grow_with_the_number_of_targets():
 
 
 def test_a_chi2_verdict_waits_for_evidence():
-    from fastsdot.report import Survey
-
     weights = torch.full((100,), 0.01)
     found = Survey(weights, torch.zeros(100), soft=False)
     found.add(torch.zeros(100), torch.arange(100))
@@ -280,3 +279,27 @@ def test_a_potential_that_learns_can_be_solved_for():
     ot.potential.requires_grad_()
     assert ot.solve(Uniform(2)).converged
     assert ot.potential.requires_grad
+
+
+def test_a_chi2_under_the_tolerance_by_less_than_two_errors_is_undecided():
+    found = Survey(torch.full((100,), 0.01), torch.zeros(100), soft=False)
+    hits = torch.arange(100).repeat_interleave(torch.tensor([26, 14]).repeat(50))
+    found.add(torch.zeros(2000), hits)
+    chi2 = found.marginal.chi2()
+    assert chi2.value < 0.05 < chi2.value + 2 * chi2.error
+    assert chi2.error <= 0.05 / 4
+    assert Chi2(0.05).verdict(found) is None
+
+
+def test_the_start_follows_the_mean_cost_and_only_when_it_moved():
+    y = digits()[:300]
+    ot = SemiDiscreteOT(y, cost="l1")
+    ot.solve(64)
+    before = ot.ascent
+    assert begin(ot, Sampler(ot, 64), 1024) is before
+    moved = begin(ot, Sampler(ot, lambda n: 0.5 + torch.randn(n, 64)), 1024)
+    x = torch.randn(4096, 64)
+    drift = torch.cdist(x + 0.5, y, p=1).mean(0) - torch.cdist(x, y, p=1).mean(0)
+    change = relative(moved.average - before.average)
+    assert (change - relative(drift)).norm() < 0.3 * relative(drift).norm()
+    assert moved.total == 0
