@@ -47,7 +47,10 @@ class SemiDiscreteOT(nn.Module):
     epsilon
         Entropic temperature in units of cost; 0 is hard.
     backend
-        A name of `fastsdot.kernels.BACKENDS`, or None for the fastest that applies.
+        A name of `fastsdot.kernels.BACKENDS`, or None for the fastest that applies with the precision asked for.
+    precision
+        "exact", the default: the target chosen has the smallest score up to float32 rounding, by low precision with a
+        proof where that is fastest; "float32" takes no step in lower precision; "low" leaves the proof out.
 
     Raises `InvalidArgument` for values that cannot be used and `BackendUnavailable` with the reason when the backend
     named cannot run. Source: Chen et al., ICML 2019, section 3.1.
@@ -66,6 +69,7 @@ class SemiDiscreteOT(nn.Module):
         weights: Tensor | np.ndarray | None = None,
         epsilon: float = 0.0,
         backend: str | None = None,
+        precision: str | None = None,
         device: torch.device | str | None = None,
     ):
         super().__init__()
@@ -78,14 +82,14 @@ class SemiDiscreteOT(nn.Module):
         self.register_buffer("targets", stored, persistent=False)
         self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
         self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
-        self.requested_backend = backend
+        self.requested = {"backend": backend, "precision": precision}
         self.ascent: ots.Ascent | None = None
         self._prepare()
 
     def _prepare(self) -> None:
         y = decode(self.targets).reshape(self.targets.shape[0], -1)
         self._embedding = self.cost.embed_targets(y)
-        self._kernel = kernels.prepare(self._embedding.y, self._embedding.form, self.requested_backend)
+        self._kernel = kernels.prepare(self._embedding.y, self._embedding.form, **self.requested)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SemiDiscreteOT":
         """Follow `.to(device)`; the potential and the weights stay float32 whatever dtype the module is cast to."""

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastsdot.errors import BackendUnavailable
+from fastsdot.errors import BackendUnavailable, InvalidArgument
 
 from .form import Form
-from .select import BACKENDS, REDUCTIONS, select
+from .select import BACKENDS, PRECISIONS, REDUCTIONS, select
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,30 @@ class Prepared:
         return self.plan[reduction]
 
 
-def prepare(y: Tensor, form: Form, backend: str | None = None) -> Prepared:
-    """Lay out targets y [N, D], floating point and finite, for `backend` or for the fastest that applies.
+def prepare(y: Tensor, form: Form, backend: str | None = None, precision: str | None = None) -> Prepared:
+    """Lay out targets y [N, D], floating point and finite, for `backend` or for the fastest of that `precision`.
 
-    Raises `BackendUnavailable` when the backend named cannot run even the argmin.
+    Precision is one of `PRECISIONS`, by default "exact"; a backend that is named has its own.
+    Raises `BackendUnavailable` when the backend named cannot run even the argmin, `InvalidArgument` for a precision
+    that is not one, or that is given with a backend.
     """
+    if precision is not None and (backend is not None or precision not in PRECISIONS):
+        expected = "None with a backend" if backend is not None else f"one of {', '.join(PRECISIONS)}, or None"
+        raise InvalidArgument("precision", expected, repr(precision), "name a precision or a backend, or neither")
     try:
-        return _prepare(y, form, backend)
+        return _prepare(y, form, backend, precision or "exact")
     except BackendUnavailable:
         if backend is not None:
             raise
-        return _prepare(y, form, "gemm")  # a callable that means another thing on LazyTensors
+        return _prepare(y, form, "gemm", "exact")  # a callable that means another thing on LazyTensors
 
 
-def _prepare(y: Tensor, form: Form, backend: str | None) -> Prepared:
+def _prepare(y: Tensor, form: Form, backend: str | None, precision: str) -> Prepared:
     n, d = y.shape
     plan, refusals = {}, {}
     for reduction in REDUCTIONS:
         try:
-            plan[reduction] = select(form, reduction, y.device, n, d, backend)
+            plan[reduction] = select(form, reduction, y.device, n, d, backend, precision)
         except BackendUnavailable as error:
             if reduction == "argmin":
                 raise

@@ -14,12 +14,20 @@ from .form import Form
 REDUCTIONS = ("argmin", "softmin", "soft_marginal", "topk")
 
 
+# What is promised of the score of the chosen target, least first; a request is served by those that promise as much.
+#   low       near the best: chosen among rounded targets, with no bound
+#   exact     the best within float32 rounding, by low precision and a proof or by float32 throughout
+#   float32   the same, and no step in lower precision
+PRECISIONS = ("low", "exact", "float32")
+
+
 @dataclass(frozen=True)
 class Backend:
-    """A module that offers `refusal`, `prepare` and the reductions, and the package that it needs."""
+    """A module that offers `refusal`, `prepare` and the reductions, the package that it needs, and what it promises."""
 
     module: str
     requires: str | None = None
+    precision: str = "float32"
 
     def load(self) -> ModuleType:
         return import_module(f"fastsdot.kernels.{self.module}")
@@ -28,7 +36,7 @@ class Backend:
 BACKENDS = {
     "naive": Backend("naive"),
     "gemm": Backend("gemm"),
-    "screen": Backend("screen", requires="numba"),
+    "screen": Backend("screen", requires="numba", precision="exact"),
     "numba": Backend("numba_lp", requires="numba"),
     "keops": Backend("keops", requires="pykeops"),
     "triton": Backend("triton_backend", requires="triton"),
@@ -63,8 +71,10 @@ def refusal(backend: str, form: Form, reduction: str, device: torch.device, n: i
     return entry.load().refusal(form, reduction, device, n, d)
 
 
-def select(form: Form, reduction: str, device: torch.device, n: int, d: int, backend: str | None) -> str:
-    """The backend that runs `reduction`: the one named, or the fastest that applies.
+def select(
+    form: Form, reduction: str, device: torch.device, n: int, d: int, backend: str | None, precision: str = "exact"
+) -> str:
+    """The backend that runs `reduction`: the one named, or the fastest that applies and promises `precision`.
 
     Raises `BackendUnavailable` with the reason when the one named cannot run.
     """
@@ -79,5 +89,6 @@ def select(form: Form, reduction: str, device: torch.device, n: int, d: int, bac
             )
         return backend
     order = PREFERENCE.get((device.type, form.kind), ("gemm",))
-    worth = (name for name in order if n >= FEWEST.get(name, 0))
+    enough = PRECISIONS[PRECISIONS.index(precision) :]
+    worth = (name for name in order if n >= FEWEST.get(name, 0) and BACKENDS[name].precision in enough)
     return next(name for name in worth if refusal(name, form, reduction, device, n, d) is None)

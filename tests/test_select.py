@@ -4,6 +4,7 @@ import pytest
 import torch
 from kernel_cases import CPU, FORMS, D, problem, weighted
 
+from fastsdot import SemiDiscreteOT
 from fastsdot.errors import BackendUnavailable, InvalidArgument
 from fastsdot.kernels import Form, argmin, prepare, refusal, select, topk
 
@@ -23,6 +24,25 @@ def test_the_first_choice_that_does_not_refuse_runs(monkeypatch):
     monkeypatch.setattr(select, "find_spec", lambda name: None)
     for name in ("inner", "l1", "callable"):
         assert set(prepare(torch.zeros(3, 2), FORMS[name]).plan.values()) == {"gemm"}
+
+
+def test_a_precision_is_served_by_the_backends_that_promise_as_much(monkeypatch):
+    trio = {name: select.Backend("gemm", precision=name) for name in select.PRECISIONS}
+    monkeypatch.setattr(select, "BACKENDS", trio)
+    for order in (select.PRECISIONS, select.PRECISIONS[::-1]):
+        monkeypatch.setattr(select, "PREFERENCE", {("cpu", "inner"): order})
+        for wanted in select.PRECISIONS:
+            enough = [name for name in order if select.PRECISIONS.index(name) >= select.PRECISIONS.index(wanted)]
+            assert select.select(FORMS["inner"], "argmin", CPU, 5000, 64, None, wanted) == enough[0]
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "expected"),
+    [(None, "bf16", "one of low, exact, float32, or None, received 'bf16'"), ("gemm", "low", "None with a backend")],
+)
+def test_a_precision_that_means_nothing_is_refused(backend, precision, expected):
+    with pytest.raises(InvalidArgument, match=f"precision: expected {expected}"):
+        SemiDiscreteOT(torch.zeros(3, 2), backend=backend, precision=precision)
 
 
 def test_a_reduction_that_a_backend_lacks_raises_when_it_is_asked_for(monkeypatch):
