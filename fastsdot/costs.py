@@ -35,7 +35,7 @@ class Embedding(NamedTuple):
     """Targets as kernels see them: c(x, y_j) = row(x) + form(embed(x), y[j]) + column[j]."""
 
     form: Form
-    y: Tensor  # [N, D] float32
+    y: Tensor | None  # [N, D] float32; None where they are read in blocks
     column: Tensor  # [N]
     centre: Tensor  # [D]
 
@@ -59,23 +59,34 @@ class Cost:
         """FIT's loss, the mean of c(x_i, y_i) over the batch: a scalar (Chen et al. 2019, eq. 4)."""
         return self.definition(generated, transported).mean()
 
-    def embed_targets(self, y: Tensor) -> Embedding:
-        """Split c for targets y [N, D]; inner products are taken about the targets' mean, where they round least."""
-        zero, column = y.new_zeros(y.shape[1]), y.new_zeros(y.shape[0])
-        low = y.shape[1] <= LOW_DIMENSION
-        if self.name == "sqeuclidean" and not low:
+    def embed_targets(self, y: Tensor, centre: Tensor | None = None) -> Embedding:
+        """Split c for targets y [N, D]; inner products are taken about a centre, where they round least.
+
+        The centre is the targets' mean, or the one given [D] when y is a part of them.
+        """
+        column = y.new_zeros(y.shape[0])
+        if not self.centred(y.shape[1]):
+            centre = y.new_zeros(y.shape[1])
+        elif centre is None:
             centre = y.double().mean(0).to(y.dtype)
-            y = y - centre
-            return Embedding(Form("inner", scale=2.0), y, y.double().square().sum(1).to(y.dtype), centre)
-        if self.name == "dot":
-            centre = y.double().mean(0).to(y.dtype)
-            return Embedding(Form("inner"), y - centre, column, centre)
-        if self.name == "cosine":
-            return Embedding(Form("inner"), torch.nn.functional.normalize(y, dim=1, eps=TINY), column, zero)
+        rows = self.embed_rows(y, centre)
+        if self.centred(y.shape[1]) and self.name == "sqeuclidean":
+            return Embedding(Form("inner", scale=2.0), rows, rows.double().square().sum(1).to(y.dtype), centre)
+        if self.name in ("dot", "cosine"):
+            return Embedding(Form("inner"), rows, column, centre)
         if self.p is not None:
-            form = Form("power", p=self.p, root=self.name == "euclidean")
-            return Embedding(form, y, column, zero)
-        return Embedding(Form("callable", function=self.definition), y, column, zero)
+            return Embedding(Form("power", p=self.p, root=self.name == "euclidean"), rows, column, centre)
+        return Embedding(Form("callable", function=self.definition), rows, column, centre)
+
+    def embed_rows(self, y: Tensor, centre: Tensor) -> Tensor:
+        """The targets [K, D] that the kernel's form is given."""
+        if self.centred(y.shape[1]):
+            return y - centre
+        return torch.nn.functional.normalize(y, dim=1, eps=TINY) if self.name == "cosine" else y
+
+    def centred(self, d: int) -> bool:
+        """Whether targets are moved to a centre before they are multiplied."""
+        return self.name == "dot" or (self.name == "sqeuclidean" and d > LOW_DIMENSION)
 
     def embed(self, x: Tensor, centre: Tensor) -> Tensor:
         """The samples [B, D] that the kernel's form is given."""

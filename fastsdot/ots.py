@@ -29,7 +29,6 @@ from torch import Tensor
 
 from fastsdot import kernels
 from fastsdot.errors import InvalidArgument, require_number
-from fastsdot.kernels import streaming
 from fastsdot.progress import Progress
 from fastsdot.report import Report, Survey
 from fastsdot.sources import SourceLike, as_source, draw
@@ -197,14 +196,12 @@ class Sampler:
 
 def cost_statistics(ot: "SemiDiscreteOT", x: Tensor) -> tuple[Tensor, float]:
     """E_x c(x, y_j) up to a constant, [N], and σ, over a batch x [B, D]."""
-    embedding = ot._embedding
-    score, width = kernels.block_score(ot._embed(x), ot._kernel, embedding.column)
-    n, batch = embedding.y.shape[0], x.shape[0]
+    n, batch = ot.targets.shape[0], x.shape[0]
     mean = torch.empty(n, dtype=torch.float64, device=x.device)
     row = torch.zeros(batch, dtype=torch.float64, device=x.device)
     square = row.new_zeros(())
-    for start, stop in streaming.blocks(n, width):
-        s = score(start, stop).double()
+    for start, stop, s in kernels.scores(ot._embed(x), ot._kernel, ot._embedding.column):
+        s = s.double()
         mean[start:stop] = s.mean(0)
         s = s - mean[start:stop]
         row += s.sum(1)

@@ -5,9 +5,7 @@ One potential ψ_j per target turns the cost into a map and a function (ε = 0):
     T(x) = y_j,  j = argmin_j c(x, y_j) − ψ_j              φ(x) = min_j c(x, y_j) − ψ_j
 """
 
-import hashlib
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,16 +17,10 @@ from torch import Tensor, nn
 
 from fastsdot import kernels, ots
 from fastsdot.costs import Pairing, make_cost
-from fastsdot.errors import InvalidArgument, require_finite
+from fastsdot.errors import InvalidArgument, require_finite, require_number
 from fastsdot.report import Report
 from fastsdot.sources import SourceLike
-
-STORED = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
-
-
-def decode(stored: Tensor) -> Tensor:
-    """The float32 values of stored targets; a byte k stands for k/255."""
-    return stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+from fastsdot.storage import STORED, Embedded, Storage, decode, embed, fingerprint, place
 
 
 class SemiDiscreteOT(nn.Module):
@@ -39,7 +31,7 @@ class SemiDiscreteOT(nn.Module):
     targets
         [N, *shape], a Tensor, ndarray or np.memmap of float32, float16, bfloat16 or uint8 (a byte k stands for
         k/255); float64 is stored as float32. They are not copied where that can be helped: do not change them
-        afterwards. Kernels keep float32 layouts of their own beside them.
+        afterwards. Kernels keep float32 layouts of their own beside them, or read them in blocks; see `memory`.
     cost, p
         A name of `fastsdot.costs`, or a callable `cost(x, y)` that broadcasts and reduces the last axis; p for "lp".
     weights
@@ -56,7 +48,7 @@ class SemiDiscreteOT(nn.Module):
     named cannot run. Source: Chen et al., ICML 2019, section 3.1.
     """
 
-    targets: Tensor
+    targets: Tensor | Storage
     weights: Tensor
     potential: Tensor
 
@@ -71,15 +63,21 @@ class SemiDiscreteOT(nn.Module):
         backend: str | None = None,
         precision: str | None = None,
         device: torch.device | str | None = None,
+        memory: int | None = None,
     ):
         super().__init__()
         self.cost = make_cost(cost, p)
         if not 0 <= epsilon < float("inf"):
             raise InvalidArgument("epsilon", "a finite number ≥ 0, in units of cost", repr(epsilon), "use 0 for hard")
         self.epsilon = float(epsilon)
-        stored = _as_targets(targets, device)
+        if memory is not None:
+            require_number("memory", memory, above=-1, whole=True)
+        stored = place(targets, device, memory)
         n = stored.shape[0]
-        self.register_buffer("targets", stored, persistent=False)
+        if isinstance(stored, Storage):
+            self.targets = stored
+        else:
+            self.register_buffer("targets", stored, persistent=False)
         self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
         self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
         self.requested = {"backend": backend, "precision": precision}
@@ -87,6 +85,11 @@ class SemiDiscreteOT(nn.Module):
         self._prepare()
 
     def _prepare(self) -> None:
+        if isinstance(self.targets, Storage):
+            self._embedding = embed(self.cost, self.targets)
+            source = Embedded(self.cost, self.targets, self._embedding.centre)
+            self._kernel = kernels.in_blocks(source, self._embedding.form, **self.requested)
+            return
         y = decode(self.targets).reshape(self.targets.shape[0], -1)
         self._embedding = self.cost.embed_targets(y)
         self._kernel = kernels.prepare(self._embedding.y, self._embedding.form, **self.requested)
@@ -95,6 +98,8 @@ class SemiDiscreteOT(nn.Module):
         """Follow `.to(device)`; the potential and the weights stay float32 whatever dtype the module is cast to."""
         kept = {"potential": self.potential, "weights": self.weights}
         super()._apply(fn, recurse)
+        if isinstance(self.targets, Storage):
+            self.targets = self.targets.to(self.weights.device)
         for name, value in kept.items():
             setattr(self, name, value.to(self.targets.device))
         if self.targets.dtype not in STORED:
@@ -264,31 +269,6 @@ class SemiDiscreteOT(nn.Module):
         return value + self.cost.row(x, self._embedding), chosen
 
 
-def _as_targets(targets: Tensor | np.ndarray, device: torch.device | str | None) -> Tensor:
-    if isinstance(targets, np.ndarray):
-        if targets.dtype.kind not in "fu":
-            raise InvalidArgument("targets", "float or uint8", str(targets.dtype), "convert them, to float32 say")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*not writable.*")  # targets are only read
-            targets = torch.as_tensor(np.ascontiguousarray(targets))
-    if not isinstance(targets, Tensor):
-        raise InvalidArgument(
-            "targets", "a Tensor, ndarray or memmap", type(targets).__name__, "wrap them in np.asarray"
-        )
-    targets = targets.detach()
-    if targets.dtype == torch.float64:
-        targets = targets.float()
-    if targets.dtype not in STORED:
-        names = ", ".join(str(t).removeprefix("torch.") for t in STORED)
-        raise InvalidArgument("targets", f"one of {names}", str(targets.dtype), "convert them, to float32 say")
-    if targets.dim() == 0 or targets.numel() == 0:
-        raise InvalidArgument(
-            "targets", "shape [N, ...] with N ≥ 1", f"shape {tuple(targets.shape)}", "give some targets"
-        )
-    require_finite("targets", targets)
-    return targets.to(device) if device is not None else targets
-
-
 def _as_weights(weights: Tensor | np.ndarray | None, n: int) -> Tensor:
     if weights is None:
         return torch.full((n,), 1 / n, dtype=torch.float32)
@@ -301,11 +281,3 @@ def _as_weights(weights: Tensor | np.ndarray | None, n: int) -> Tensor:
         raise InvalidArgument("weights", "values ≥ 0 with a sum above 0", received, "clip them, or leave weights out")
     weights = weights / weights.max()
     return (weights / weights.sum()).float()
-
-
-def fingerprint(targets: Tensor) -> str:
-    """Shape, dtype and a hash of up to 1 024 evenly spaced targets."""
-    rows = torch.linspace(0, targets.shape[0] - 1, min(1024, targets.shape[0])).long()
-    sample = targets[rows.to(targets.device)].cpu().contiguous()
-    digest = hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
-    return f"{list(targets.shape)} {str(targets.dtype).removeprefix('torch.')} {digest}"

@@ -22,7 +22,6 @@ import torch
 from fastsdot import kernels
 from fastsdot.costs import Cost
 from fastsdot.errors import InvalidArgument
-from fastsdot.kernels import streaming
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, decode
 
@@ -86,12 +85,12 @@ def marginal_cost(ot: SemiDiscreteOT, mass: torch.Tensor, rows: int = 1024) -> f
     total = float(excess.sum())
     if total <= 0:
         return 0.0
-    y = decode(ot.targets).flatten(1)
     # Quantiles of e in the order of the targets take no randomness from the run.
-    levels = (torch.arange(rows, device=y.device) + 0.5) / rows * total
-    chosen = y[torch.searchsorted(excess.cumsum(0), levels).clamp(max=len(y) - 1)]
+    levels = (torch.arange(rows, device=mass.device) + 0.5) / rows * total
+    chosen = torch.searchsorted(excess.cumsum(0), levels).clamp(max=mass.numel() - 1)
+    y = decode(ot.targets[chosen]).flatten(1)
     d = missing / missing.sum()
     embedding = ot._embedding
-    score, width = kernels.block_score(ot._embed(chosen), ot._kernel, embedding.column)
-    pairs = sum(score(start, stop) @ d[start:stop] for start, stop in streaming.blocks(len(y), width))
-    return total * float((pairs + ot.cost.row(chosen, embedding)).mean())
+    blocks = kernels.scores(ot._embed(y), ot._kernel, embedding.column)
+    pairs = sum(score @ d[start:stop] for start, stop, score in blocks)
+    return total * float((pairs + ot.cost.row(y, embedding)).mean())

@@ -21,10 +21,11 @@ if __name__ != "fastsdot.kernels":
     message = f"kernels: expected to be imported as fastsdot.kernels, not as {__name__}; use that name"
     raise ImportError(message)
 
+from .blocks import Blocks as Blocks, in_blocks as in_blocks
 from .form import Form as Form
 from .ops import (
     argmin as argmin,
-    block_score as block_score,
+    scores as scores,
     soft_marginal as soft_marginal,
     softmin as softmin,
     topk as topk,

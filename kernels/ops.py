@@ -4,10 +4,13 @@ The gradient of a value with respect to a score is the softmax over targets (its
 target, for argmin and topk): ∂v_i/∂bias_j = p_ij and ∂v_i/∂x_i = Σ_j p_ij ∂form(x_i, y_j)/∂x_i.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from . import gemm, streaming
+from .blocks import Blocks, Chosen, Soft
 from .form import find
 from .prepared import Prepared
 from .select import BACKENDS
@@ -129,36 +132,53 @@ _topk.register_autograd(_topk_backward, setup_context=_save_chosen)
 _softmin.register_autograd(_soft_backward, setup_context=_save_soft)
 
 
-def argmin(x: Tensor, targets: Prepared, bias: Tensor) -> tuple[Tensor, Tensor]:
+def argmin(x: Tensor, targets: Prepared | Blocks, bias: Tensor) -> tuple[Tensor, Tensor]:
     """min_j s_ij and the smallest j that reaches it: [B], [B] int64."""
+    if isinstance(targets, Blocks):
+        return Chosen.apply(x.contiguous(), bias, targets, None)
     backend = targets.backend("argmin")
     return _argmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key)
 
 
-def softmin(x: Tensor, targets: Prepared, bias: Tensor, epsilon: float) -> Tensor:
+def softmin(x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float) -> Tensor:
     """v_i = −ε log Σ_j exp(−s_ij / ε), [B]."""
+    if isinstance(targets, Blocks):
+        return Soft.apply(x.contiguous(), bias, targets, epsilon)
     backend = targets.backend("softmin")
     return _softmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, epsilon)
 
 
 def soft_marginal(
-    x: Tensor, targets: Prepared, bias: Tensor, epsilon: float, row_weight: Tensor | None = None
+    x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float, row_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """v_i, [B], and Σ_i r_i exp((v_i − s_ij) / ε), [N]; r defaults to 1/B. Neither is differentiable."""
-    backend = targets.backend("soft_marginal")
     if row_weight is None:
         row_weight = x.new_full((x.shape[0],), 1 / max(1, x.shape[0]))
     x, bias, row_weight = x.detach().contiguous(), bias.detach(), row_weight.detach()
+    if isinstance(targets, Blocks):
+        return targets.soft_marginal(x, bias, epsilon, row_weight)
+    backend = targets.backend("soft_marginal")
     return _soft_marginal(x, targets.layouts[backend], bias, row_weight, backend, targets.form.key, epsilon)
 
 
-def topk(x: Tensor, targets: Prepared, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def topk(x: Tensor, targets: Prepared | Blocks, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k smallest s_ij of each row in ascending order, ties by index, and their indices: [B, k], [B, k] int64."""
+    if isinstance(targets, Blocks):
+        return Chosen.apply(x.contiguous(), bias, targets, k)
     backend = targets.backend("topk")
     return _topk(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, k)
 
 
-def block_score(x: Tensor, targets: Prepared, bias: Tensor) -> tuple[streaming.Score, int]:
-    """s_ij for blocks of targets as [B, block], and the width of a block, for sums that are none of the reductions."""
+def scores(x: Tensor, targets: Prepared | Blocks, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """(start, stop, s_ij as [B, stop − start]) over all targets, for sums that are none of the reductions.
+
+    Each may be overwritten by the next.
+    """
+    if isinstance(targets, Blocks):
+        yield from targets.scores(x, bias)
+        return
     name = "numba" if targets.plan.get("soft_marginal") == "numba" else "gemm"
-    return BACKENDS[name].load().block_score(x, targets.layouts.get(name, [targets.y]), bias, targets.form)
+    layout = targets.layouts.get(name, [targets.y])
+    score, width = BACKENDS[name].load().block_score(x, layout, bias, targets.form)
+    for start, stop in streaming.blocks(targets.y.shape[0], width):
+        yield start, stop, score(start, stop)

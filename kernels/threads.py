@@ -7,7 +7,7 @@ threads may call, and the number in use follows `torch.get_num_threads()`.
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
@@ -42,7 +42,7 @@ def share(run: Callable[[int], None], count: int) -> None:
 @cache
 def _single_pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads in which torch's operators start no others."""
-    started = Barrier(threads)
+    started, usual = Barrier(threads), torch.get_num_threads()
 
     def start() -> None:
         torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def _single_pool(process: int, threads: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(threads, thread_name_prefix="fastsdot-torch", initializer=start)
     for future in [pool.submit(int) for _ in range(threads)]:
         future.result()
-    torch.set_num_threads(threads)  # a new thread starts with the number that was set last, in whichever thread
+    torch.set_num_threads(usual)  # a new thread starts with the number that was set last, in whichever thread
     return pool
 
 
@@ -64,3 +64,8 @@ def gather(run: Callable[[int], Result], count: int) -> list[Result]:
     if count == 1 or threads == 1:
         return [run(task) for task in range(count)]
     return list(_single_pool(os.getpid(), threads).map(run, range(count)))
+
+
+def aside(run: Callable[..., Result], *arguments: object) -> Future[Result]:
+    """run(*arguments) on a thread beside, on which torch starts no others; one such call runs at a time."""
+    return _single_pool(os.getpid(), 1).submit(run, *arguments)
