@@ -157,6 +157,32 @@ class SemiDiscreteOT(nn.Module):
         y = decode(self.targets[index]).reshape(x.shape)
         return self.cost(x, y) - self.potential[index]
 
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A target drawn for each x from the entropic plan: [B] int64.
+
+            P(j | x) = p_j(x) = b_j exp((φ(x) + ψ_j − c(x, y_j)) / ε)
+
+        Exact, in one pass over the targets. Draws are independent; `torch.manual_seed` or `generator` repeats them.
+        Raises `InvalidArgument` when ε = 0. Source: Genevay et al., NeurIPS 2016, section 2.
+        """
+        x, bias = self._soft(x)
+        device = self.device if generator is None else generator.device
+        seed = torch.randint(2**63 - 1, (), generator=generator, device=device)
+        return kernels.sample(self._embed(x), self._kernel, bias, self.epsilon, seed)
+
+    def barycenter(self, x: Tensor) -> Tensor:
+        """Σ_j p_j(x) y_j, the mean of what `sample` draws: [B, *shape] in the dtype of x; without gradients.
+
+        Raises `InvalidArgument` when ε = 0. Source: the barycentric projection of Seguy et al., ICLR 2018, section 4.
+        """
+        flat, bias = self._soft(x)
+
+        def points(start: int, stop: int) -> Tensor:
+            return decode(self.targets[start:stop]).reshape(stop - start, -1)
+
+        mean = kernels.average(self._embed(flat), self._kernel, bias, self.epsilon, points)
+        return mean.reshape(x.shape).to(x.dtype)
+
     def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k smallest c(x, y_j) − ψ_j in ascending order and their targets' indices: [B, k], [B, k] int64."""
         if not 1 <= k <= self.targets.shape[0]:
@@ -244,6 +270,14 @@ class SemiDiscreteOT(nn.Module):
             raise InvalidArgument("x", f"device {self.device}", str(x.device), "move x or the module with .to()")
         require_finite("x", x)
         return x.reshape(x.shape[0], self.shape.numel()).float()
+
+    @torch.no_grad()
+    def _soft(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Checked samples and the kernels' bias for a plan of positive temperature."""
+        if not self.epsilon:
+            remedy = "use transport, which sends all of x to one target, or give epsilon="
+            raise InvalidArgument("epsilon", "a number above 0", repr(self.epsilon), remedy)
+        return self._flat(x), self._bias(self.potential, self.epsilon)
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.cost.embed(x, self._embedding.centre)

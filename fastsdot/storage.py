@@ -105,7 +105,7 @@ class HostRows:
 class Storage:
     """Targets [N, *shape] that stay where they are and go to `device` a few at a time.
 
-    Indexing with a tensor of indices gives those targets in the stored dtype on the device.
+    Indexing with a tensor of indices or a slice start:stop gives those targets in the stored dtype on the device.
     """
 
     def __init__(self, rows: MappedRows | HostRows, device: torch.device, limit: int):
@@ -117,7 +117,9 @@ class Storage:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        if isinstance(index, slice):
+            return self.rows.read(index.start, index.stop).to(self.device)
         return self.rows.gather(index.cpu()).to(self.device)
 
     def to(self, device: torch.device) -> "Storage":

@@ -4,12 +4,13 @@ A kernel sees a *form* (how a pair is summed) and a *bias* per target; the score
 
     s_ij = form(x_i, y_j) + bias_j
 
-and four reductions are taken over j, for x [B, D], y [N, D], bias [N]:
+and five reductions are taken over j, for x [B, D], y [N, D], bias [N]:
 
     argmin         min_j s_ij  and the smallest index that reaches it                        [B], [B]
     softmin        v_i = −ε log Σ_j exp(−s_ij / ε)                                           [B]
     soft_marginal  v_i  and  Σ_i r_i exp((v_i − s_ij) / ε)                                   [B], [N]
     topk           the k smallest scores, ascending, and their indices                       [B, k], [B, k]
+    sample         an index, j with probability exp((v_i − s_ij) / ε)                        [B]
 
 A target whose bias is +inf is never chosen and carries no mass, which is how zero weights enter; weights b_j of
 the entropic reductions enter as −ε log b_j in the bias. Values are differentiable in x and bias.
@@ -25,6 +26,8 @@ from .blocks import Blocks as Blocks, in_blocks as in_blocks
 from .form import Form as Form
 from .ops import (
     argmin as argmin,
+    average as average,
+    sample as sample,
     scores as scores,
     soft_marginal as soft_marginal,
     softmin as softmin,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastsdot.errors import BackendUnavailable
 
-from . import merge, streaming
+from . import merge, philox, streaming
 from .form import Form
 from .prepared import prepare
 from .select import BACKENDS
@@ -115,6 +115,10 @@ class Blocks:
         for (_, reduce), v in zip(self.parts("soft_marginal", x.shape[0]), own, strict=True):
             masses.append(reduce(x, bias, epsilon, merge.row_weight(row_weight, value, v, epsilon))[1])
         return value, torch.cat(masses)
+
+    def sample(self, x: Tensor, bias: Tensor, epsilon: float, seed: Tensor) -> Tensor:
+        self.backend("sample")  # the race needs scores alone, but the one that the user named may have none
+        return streaming.sample(self.scores(x, bias), x.shape[0], epsilon, seed, philox.compiled_race(x.device))[1]
 
     def scores(self, x: Tensor, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """(start, stop, s_ij [B, stop − start]) over all targets; each may be overwritten by the next."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from . import streaming, threads
+from . import philox, streaming, threads
 from .form import Form
 
 Result = TypeVar("Result")
@@ -72,7 +72,24 @@ def reduce_parts(
 
 
 def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    best = reduce_parts(x, layout[0], bias, form, streaming.argmin)
+    return _join_lowest(reduce_parts(x, layout[0], bias, form, streaming.argmin))
+
+
+def sample(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, seed: Tensor) -> Tensor:
+    x, y, bias = x.detach(), layout[0].detach(), bias.detach()
+    ranges, race = parts(x, y, form), philox.compiled_race(x.device)
+
+    def run(task: int) -> tuple[Tensor, Tensor]:
+        start, stop = ranges[task]
+        score, width = block_score(x, [y[start:stop]], bias[start:stop], form)
+        scores = streaming.scored(score, stop - start, width, start)
+        return streaming.sample(scores, x.shape[0], epsilon, seed, race)
+
+    return _join_lowest([(0, best) for best in threads.gather(run, len(ranges))])[1]
+
+
+def _join_lowest(best: list[tuple[int, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+    """The smallest value of each row and its index, from (first target, (values, indices)) of each part in order."""
     value, index = best[0][1]
     for start, (low, where) in best[1:]:
         index = torch.where(low < value, where + start, index)

@@ -35,6 +35,8 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
         return "KeOps found no C++ compiler; install g++ or clang++"
     if device.type == "cuda" and not pykeops_cuda.get_use_cuda():
         return "KeOps found no CUDA libraries to compile with"
+    if reduction == "sample":
+        return "KeOps' formulas have no integers to draw random numbers with"
     if reduction in ("argmin", "topk") and n > INDEX_LIMIT:
         return f"KeOps keeps indices in float32 and cannot count {n} targets; it stops at {INDEX_LIMIT}"
     if form.kind != "callable":

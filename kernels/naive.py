@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from . import philox
 from .form import Form
 
 
@@ -41,3 +42,8 @@ def soft_marginal(
 def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> tuple[Tensor, Tensor]:
     value, index = torch.sort(scores(x, layout[0], bias, form), dim=1, stable=True)
     return value[:, :k].contiguous(), index[:, :k].contiguous()
+
+
+def sample(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, seed: Tensor) -> Tensor:
+    s = scores(x, layout[0], bias, form).double()
+    return (s - epsilon * philox.gumbel(seed, x.shape[0], 0, s.shape[1])).argmin(1)

@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from . import numba_power, streaming
+from . import numba_power, numba_race, streaming
 from .form import Form
 from .numba_tile import FUSED, SHAPE, Shape, accumulate, add_bias, any_below, plus, root, rows_below, store, zeros
 from .threads import share
@@ -95,8 +95,8 @@ class Problem:
         self.n, self.panels = layout[0].shape[0], layout[1].shape[0]
         halves = int(2 * form.p) if 2 * form.p in range(1, numba_power.HALVES + 1) else 0
         degree = 0 if not form.root or form.p == 1 else 2 if form.p == 2 else 1
-        self.groups = -(-self.batch // (SHAPE.rows if halves else GENERAL_ROWS))
-        self.rows = -(-self.batch // self.groups)
+        self.groups = max(1, -(-self.batch // (SHAPE.rows if halves else GENERAL_ROWS)))
+        self.rows = max(1, -(-self.batch // self.groups))
         self.work = self.groups * self.rows * self.panels * SHAPE.lanes * (self.d + 4)
         samples = np.zeros((self.groups * self.rows, self.d), np.float32)
         samples[: self.batch] = x.detach().numpy()
@@ -182,3 +182,9 @@ def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> t
         return x.new_empty(0, k), x.new_empty(0, k, dtype=torch.int64)
     score, width = block_score(x, layout, bias, form)
     return streaming.topk(score, layout[0].shape[0], width, k)
+
+
+def sample(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, seed: Tensor) -> Tensor:
+    score, width = block_score(x, layout, bias, form)
+    scores = streaming.scored(score, layout[0].shape[0], width)
+    return streaming.sample(scores, x.shape[0], epsilon, seed, numba_race.race)[1]

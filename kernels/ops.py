@@ -4,7 +4,7 @@ The gradient of a value with respect to a score is the softmax over targets (its
 target, for argmin and topk): ∂v_i/∂bias_j = p_ij and ∂v_i/∂x_i = Σ_j p_ij ∂form(x_i, y_j)/∂x_i.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -36,6 +36,13 @@ def _soft_marginal(
 @torch.library.custom_op("fastsdot::topk", mutates_args=())
 def _topk(x: Tensor, layout: list[Tensor], bias: Tensor, backend: str, form: str, k: int) -> tuple[Tensor, Tensor]:
     return BACKENDS[backend].load().topk(x, layout, bias, find(form), k)
+
+
+@torch.library.custom_op("fastsdot::sample", mutates_args=())
+def _sample(
+    x: Tensor, layout: list[Tensor], bias: Tensor, seed: Tensor, backend: str, form: str, epsilon: float
+) -> Tensor:
+    return BACKENDS[backend].load().sample(x, layout, bias, find(form), epsilon, seed)
 
 
 def soft_gradient(
@@ -84,6 +91,11 @@ def _(x, layout, bias, row_weight, backend, form, epsilon):
 @_topk.register_fake
 def _(x, layout, bias, backend, form, k):
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
+
+
+@_sample.register_fake
+def _(x, layout, bias, seed, backend, form, epsilon):
+    return x.new_empty(x.shape[0], dtype=torch.int64)
 
 
 @torch.library.register_fake("fastsdot::soft_gradient")
@@ -167,6 +179,27 @@ def topk(x: Tensor, targets: Prepared | Blocks, bias: Tensor, k: int) -> tuple[T
         return Chosen.apply(x.contiguous(), bias, targets, k)
     backend = targets.backend("topk")
     return _topk(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, k)
+
+
+def sample(x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float, seed: int | Tensor) -> Tensor:
+    """An index drawn with probability exp((v_i − s_ij) / ε) for each row, [B] int64.
+
+    The draw is a function of `seed`, 64 bits in an int or an int64 tensor without dimensions, of the row's place in the
+    batch and of the scores: rows are independent of each other, and calls are where their seeds differ.
+    """
+    x, bias, seed = x.detach().contiguous(), bias.detach(), torch.as_tensor(seed, dtype=torch.int64, device=x.device)
+    if isinstance(targets, Blocks):
+        return targets.sample(x, bias, epsilon, seed)
+    backend = targets.backend("sample")
+    return _sample(x, targets.layouts[backend], bias, seed, backend, targets.form.key, epsilon)
+
+
+@torch.no_grad()
+def average(
+    x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float, points: Callable[[int, int], Tensor]
+) -> Tensor:
+    """Σ_j exp((v_i − s_ij) / ε) points_j, [B, D'], for points(start, stop) [stop − start, D']; not differentiable."""
+    return streaming.average(scores(x.contiguous(), targets, bias), epsilon, points)
 
 
 def scores(x: Tensor, targets: Prepared | Blocks, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -11,7 +11,7 @@ from fastsdot.errors import BackendUnavailable, InvalidArgument
 
 from .form import Form
 
-REDUCTIONS = ("argmin", "softmin", "soft_marginal", "topk")
+REDUCTIONS = ("argmin", "softmin", "soft_marginal", "topk", "sample")
 
 
 # What is promised of the score of the chosen target, least first; a request is served by those that promise as much.

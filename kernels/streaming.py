@@ -5,12 +5,14 @@ each block is reduced before the next is asked for. Memory is B × block whateve
 are few are they kept for a second pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 Score = Callable[[int, int], Tensor]
+Scores = Iterable[tuple[int, int, Tensor]]  # (start, stop, s_ij [B, stop − start]); the next may overwrite it
+Race = Callable[[Tensor, int, float, Tensor, Tensor, Tensor], None]  # see `philox.race`
 
 KEEP = 2**24  # scores kept between the two passes of a soft marginal: 64 MiB
 
@@ -69,6 +71,38 @@ def marginal(score: Score, n: int, width: int, epsilon: float, value: Tensor, ro
     for start, stop in blocks(n, width):
         mass[start:stop] = row_weight @ torch.exp((value[:, None] - score(start, stop)) / epsilon)
     return mass
+
+
+def scored(score: Score, n: int, width: int, first: int = 0) -> Scores:
+    """The scores of all blocks in order, the targets counted from `first`."""
+    return ((first + start, first + stop, score(start, stop)) for start, stop in blocks(n, width))
+
+
+def sample(scores: Scores, rows: int, epsilon: float, seed: Tensor, race: Race) -> tuple[Tensor, Tensor]:
+    """The winners' noisy scores, float64, and their indices, of a race (see `philox`) between the targets: [B], [B]."""
+    value = torch.full((rows,), torch.inf, dtype=torch.float64, device=seed.device)
+    index = torch.zeros(rows, dtype=torch.int64, device=seed.device)
+    for start, _, s in scores:
+        race(s, start, epsilon, seed, value, index)
+    return value, index
+
+
+def average(scores: Scores, epsilon: float, points: Callable[[int, int], Tensor]) -> Tensor:
+    """Σ_j p_ij points_j, [B, D], with p_ij ∝ exp(−s_ij / ε); points(start, stop) is [stop − start, D].
+
+    One pass: sums are kept relative to the smallest score so far and scaled down when a smaller one comes.
+    """
+    low = total = mean = None
+    for start, stop, s in scores:
+        y = points(start, stop)
+        if low is None:
+            low, total = s.new_full((s.shape[0], 1), torch.finfo(s.dtype).max), s.new_zeros(s.shape[0], 1)
+            mean = s.new_zeros(s.shape[0], y.shape[1])
+        lower = torch.minimum(low, s.amin(1, keepdim=True))
+        kept, p = torch.exp((lower - low) / epsilon), torch.exp((lower - s) / epsilon)
+        low, total = lower, kept * total + p.sum(1, keepdim=True)
+        mean = torch.addmm(kept * mean, p, y)
+    return mean / total
 
 
 def topk(score: Score, n: int, width: int, k: int) -> tuple[Tensor, Tensor]:
