@@ -4,12 +4,15 @@ A contestant turns a problem into a function without arguments that returns the 
 depends on the targets alone done beforehand; where it cannot run it raises `AbsentError` with the reason.
 """
 
+import os
+import shutil
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
 import torch
+import torch_peers
 from problems import Problem
 from torch import Tensor
 
@@ -58,6 +61,18 @@ def addmm(problem: Problem) -> Run:
     return lambda: torch.addmm(square, x, y.T, alpha=-2).argmin(1)
 
 
+def blocked(problem: Problem) -> Run:
+    if problem.cost == "l1":
+        raise AbsentError("l1 is not a product")
+    return torch_peers.blocked(problem)
+
+
+def compiled(problem: Problem) -> Run:
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise AbsentError("inductor needs a C++ compiler: install g++")
+    return torch_peers.compiled(problem)
+
+
 def faiss(problem: Problem) -> Run:
     module = need("faiss", "faiss-cpu")
     index = module.IndexFlat(problem.d, module.METRIC_L1 if problem.cost == "l1" else module.METRIC_L2)
@@ -77,6 +92,8 @@ CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
     **{f"fastsdot[{name}]": (lambda problem, name=name: fastsdot(problem, name)) for name in BACKENDS},
     "torch.cdist + argmin": cdist,
     "torch.addmm + argmin": addmm,
+    "blocked torch": blocked,
+    "torch.compile": compiled,
     "FAISS": faiss,
     "scikit-learn": scikit_learn,
 }

@@ -37,30 +37,39 @@ def test_argmin(benchmark, row, problem, name):
 
 
 # (problem, peer, the ratio that is claimed, the ratio below which something is broken)
+PEERS = ("torch.cdist + argmin", "FAISS", "scikit-learn", "torch.compile", "fastsdot[keops]")
+PRODUCTS = ("torch.addmm + argmin", "blocked torch", "fastsdot[gemm]")  # of float32
 CLAIMS = [
-    (Problem("l1", 64, 60_000, 784), "torch.cdist + argmin", 12, 4),
-    (Problem("l1", 64, 60_000, 784), "FAISS", 12, 3),
-    (Problem("sqeuclidean", 64, 60_000, 784), "FAISS", 5, 2),
-    (Problem("sqeuclidean", 64, 60_000, 784), "scikit-learn", 5, 1.2),
-    *((Problem("sqeuclidean", b, 60_000, 784), "torch.addmm + argmin", 1, 0.7) for b in (1, 16, 64, 256)),
-    # the screen, where the processor has it; elsewhere these are the same
-    *((Problem("sqeuclidean", b, 60_000, 784), "fastsdot[gemm]", 2, 0.7) for b in (1, 16, 64, 256, 1024)),
+    # the screen in bytes, where the processor has it; elsewhere these are the same
+    *((Problem("sqeuclidean", b, 60_000, 784), peer, 2, 1.2) for b in (256, 1024) for peer in PRODUCTS),
+    *((Problem("sqeuclidean", b, 60_000, 784), peer, 1, 0.8) for b in (1, 16, 64) for peer in PRODUCTS),
+    *((Problem("l1", b, 60_000, 784), "torch.cdist + argmin", 15, 4) for b in (16, 64, 1024)),
+    *(
+        (Problem(cost, 1024, 60_000, d), "fastsdot[keops]", 3, 1.2)
+        for cost in ("sqeuclidean", "l1")
+        for d in (2, 3, 16)
+    ),
 ]
+STATED = {(problem, peer) for problem, peer, *_ in CLAIMS}
+# and everyone else is slower at every shape of the table
+CLAIMS += [(problem, peer, 1, 0.8) for problem in (*LARGE, *LOW) for peer in PEERS if (problem, peer) not in STATED]
+ROUNDS, PATIENCE = 7, 20.0  # rounds of each contest, and the seconds after which no more are begun, two at least
 
 
 @pytest.mark.parametrize("problem", dict.fromkeys(claim[0] for claim in CLAIMS), ids=short)
 def test_ratios(benchmark, row, problem):
     """Peers over fastsdot, interleaved: noise moves all alike, so the ratio is what a claim rests on."""
     claims = {peer: rest for claimed, peer, *rest in CLAIMS if claimed == problem}
-    title, runs = f"{problem}, interleaved", {}
+    title, runs, seconds = f"{problem}, interleaved", {}, {}
     for name in (OURS, *claims):
         try:
-            runs[name] = contest(problem, name)[0]
+            runs[name], seconds[name] = contest(problem, name)
         except AbsentError as reason:
             row(title, name, str(reason))
-    medians = benchmark.pedantic(interleave, (runs, 7), rounds=1)
-    for name, seconds in medians.items():
-        row(title, name, seconds)
+    rounds = max(2, min(ROUNDS, int(PATIENCE / sum(seconds.values()))))
+    medians = benchmark.pedantic(interleave, (runs, rounds), rounds=1)
+    for name, value in medians.items():
+        row(title, name, value)
     for peer, (claim, floor) in claims.items():
         if peer in medians:
             ratio = medians[peer] / medians[OURS]
