@@ -32,9 +32,9 @@ READABLE = {np.dtype(name) for name in ("float64", "float32", "float16", "uint8"
 LAYOUT = 8  # bytes a coordinate that kernels take beside the stored ones: float32, and their own copies
 MAPPED_LIMIT = 2**30  # bytes of layouts of a mapped file that are held in host memory by default
 DEVICE_SHARE = 0.5  # of the free memory of a GPU, likewise
-BLOCK_BYTES = 2**26  # of float32 in a block, at most
+BLOCK_BYTES = 2**25  # of float32 in a block, at most
 BLOCK_SHARE = 8  # and at most this part of the limit: two blocks, their layouts and scores
-PIECE = 2**18  # coordinates converted at once, which stay in the L2 cache
+PIECE = 2**17  # coordinates converted at once, which stay in the L2 cache
 
 
 def decode(stored: Tensor) -> Tensor:
@@ -209,12 +209,11 @@ def embed(cost: Cost, storage: Storage) -> Embedding:
     total, columns = torch.zeros(d, dtype=torch.float64, device=storage.device), []
     if cost.centred(d):
         for _, _, y in storage.blocks(flat):
-            for part in y.split(max(1, PIECE // d)):
-                total += part.sum(0, dtype=torch.float64)
+            total += y.sum(0, dtype=torch.float64)
     centre = (total / n).float()
     for _, _, y in storage.blocks(flat):
-        require_finite("targets", y)
         for part in y.split(max(1, PIECE // max(1, d))):
+            require_finite("targets", part)
             embedding = cost.embed_targets(part, centre)
             columns.append(embedding.column)
     return embedding._replace(y=None, column=torch.cat(columns))
