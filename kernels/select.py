@@ -40,14 +40,16 @@ BACKENDS = {
     "numba": Backend("numba_lp", requires="numba"),
     "keops": Backend("keops", requires="pykeops"),
     "triton": Backend("triton_backend", requires="triton"),
+    "triton_screen": Backend("triton_screen", requires="triton", precision="exact"),
 }
 
-# Fastest first. Measured with `make bench` (docs/performance.md says on what); a backend that refuses is passed over.
+# Fastest first. Measured with `make bench` (docs/performance.md says on what), and on a GPU predicted from compiled code
+# (docs/gpu-kernels.md). A backend that refuses is passed over.
 PREFERENCE = {
     ("cpu", "inner"): ("screen", "gemm"),
     ("cpu", "power"): ("numba", "gemm"),
     ("cpu", "callable"): ("keops", "gemm"),
-    ("cuda", "inner"): ("triton", "gemm"),
+    ("cuda", "inner"): ("triton_screen", "triton", "gemm"),
     ("cuda", "power"): ("triton", "keops", "gemm"),
     ("cuda", "callable"): ("keops", "gemm"),
 }

@@ -47,6 +47,13 @@ COLUMN_LAUNCHES: Table = LAUNCHES | {
         80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
     },
 }
+# The float16 screen, by the same rule.
+SCREEN_LAUNCHES: Table = {
+    "inner": {
+        90: (Launch(16, 128, 64, 4, 4), Launch(64, 128, 64, 4, 4), Launch(128, 256, 64, 8, 4)),
+        80: (Launch(16, 128, 64, 4, 3), Launch(64, 128, 64, 4, 3), Launch(128, 128, 64, 8, 3)),
+    },
+}
 COLUMNS = 512  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
 ALIGNMENT = 16  # leading dimensions: Triton vectorises loads, and compiles once, where it can prove this multiple
 PROGRAMS = 8  # per multiprocessor: enough to fill it twice over at any occupancy that these tiles reach

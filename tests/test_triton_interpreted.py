@@ -18,11 +18,12 @@ pytest.importorskip("triton")
 HERE = Path(__file__).parent
 
 
-def test_reductions_agree_with_float64():
+@pytest.mark.parametrize("file", ["triton_reductions.py", "triton_screening.py"])
+def test_reductions_agree_with_float64(file):
     environment = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
     # The interpreter computes in NumPy, which warns of exp2(-inf) and its like; the device has no such warnings.
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
-    command = [sys.executable, "-m", "pytest", *options, str(HERE / "triton_reductions.py")]
+    command = [sys.executable, "-m", "pytest", *options, str(HERE / file)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,0 +1,93 @@
+"""The second half of the screen: exact scores of the targets that a row's bounds leave.
+
+The tile of WIDTH targets with the smallest bound gives a limit: the best of its float64 scores. No target with a bound
+above it can win or tie. All others are scored in ascending order of index, and strict < keeps the first, so the result
+is the float64 argmin, the same for every launch.
+"""
+
+import triton
+import triton.language as tl
+
+from .triton_tiles import exact_scores
+
+
+@triton.jit
+def first_where(condition, places, none):
+    """The smallest of the places where the condition holds, or `none`."""
+    return tl.min(tl.where(condition, places, none), 0)
+
+
+@triton.jit
+def next_open(low, limit, places, after, none):
+    """The first place after `after` whose bound is at most the limit, and finite, or `none`."""
+    return first_where((low.to(tl.float64) <= limit) & (low < float("inf")) & (places > after), places, none)
+
+
+@triton.jit
+def lowest(value_ptr, begin, end, LANES: tl.constexpr):
+    """The first place of the smallest value from begin to end − 1; begin where all are infinite."""
+    lanes = tl.arange(0, LANES)
+    low = tl.full((), float("inf"), tl.float32)
+    at = begin
+    for start in range(begin, end, LANES):
+        value = tl.load(value_ptr + start + lanes, mask=start + lanes < end, other=float("inf"))
+        least = tl.min(value, 0)
+        at = tl.where(least < low, first_where(value == least, start + lanes, end), at)
+        low = tl.minimum(low, least)
+    return at
+
+
+@triton.jit(do_not_specialize=["B", "N", "tiles", "groups", "group_size", "most"])
+def rescore(
+    x_ptr, y_ptr, bias_ptr, row_ptr, B, N, D, lower_ptr, group_ptr, tiles, groups, group_size, stride, most,
+    value_ptr, index_ptr, count_ptr, fallback_ptr,
+    SCALE: tl.constexpr, WIDTH: tl.constexpr, BK: tl.constexpr, LANES: tl.constexpr, CERTIFY: tl.constexpr,
+):  # fmt: skip
+    """One row: the smallest exact score of all tiles of WIDTH targets whose bound does not exclude them.
+
+    `count` is the number of those tiles, or most + 1; such rows join the list `fallback`, whose length precedes it.
+    Without CERTIFY the most promising tile is the only one.
+    """
+    row = tl.program_id(0)
+    lower_ptr += tl.cast(row, tl.int64) * stride
+    group_ptr += tl.cast(row, tl.int64) * groups
+    lanes = tl.arange(0, LANES)
+    offs_n = tl.arange(0, WIDTH)
+    first = lowest(group_ptr, 0, groups, LANES) * group_size
+    tile = lowest(lower_ptr, first, tl.minimum(first + group_size, tiles), LANES)
+    score = exact_scores(x_ptr, y_ptr, bias_ptr, row, tile * WIDTH, N, D, True, SCALE, 1, 0.0, False, WIDTH, BK)
+    limit = tl.min(score, 0)
+    value = limit
+    index = tile * WIDTH + first_where(score == limit, offs_n, WIDTH)
+    if CERTIFY:
+        bounded = tl.load(row_ptr + B + row) < float("inf")
+        count = tl.where(bounded, 0, most + 1)
+        value = tl.full((), float("inf"), tl.float64)
+        index = tl.full((), 0, tl.int32)
+        for start in range(0, groups, LANES):
+            groups_at = start + lanes
+            group_low = tl.load(group_ptr + groups_at, mask=groups_at < groups, other=float("inf"))
+            group = next_open(group_low, limit, groups_at, -1, groups)
+            while (group < groups) & (count <= most):
+                end = tl.minimum((group + 1) * group_size, tiles)
+                for begin in range(group * group_size, end, LANES):
+                    tiles_at = begin + lanes
+                    low = tl.load(lower_ptr + tiles_at, mask=tiles_at < end, other=float("inf"))
+                    tile = next_open(low, limit, tiles_at, -1, tiles)
+                    while (tile < tiles) & (count <= most):
+                        score = exact_scores(
+                            x_ptr, y_ptr, bias_ptr, row, tile * WIDTH, N, D,
+                            True, SCALE, 1, 0.0, False, WIDTH, BK,
+                        )  # fmt: skip
+                        best = tl.min(score, 0)
+                        index = tl.where(best < value, tile * WIDTH + first_where(score == best, offs_n, WIDTH), index)
+                        value = tl.minimum(value, best)
+                        limit = tl.minimum(limit, best)
+                        count += 1
+                        tile = next_open(low, limit, tiles_at, tile, tiles)
+                group = next_open(group_low, limit, groups_at, group, groups)
+        tl.store(count_ptr + row, count)
+        if count > most:
+            tl.store(fallback_ptr + 1 + tl.atomic_add(fallback_ptr, 1), row)
+    tl.store(value_ptr + row, value.to(tl.float32))
+    tl.store(index_ptr + row, index.to(tl.int64))

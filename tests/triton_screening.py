@@ -1,0 +1,214 @@
+"""The certified screen of inner products against the definition; test_triton_interpreted.py runs this file.
+
+The interpreter multiplies float16 exactly and adds in float32, so what tensor cores truncate shows only where these
+tests run compiled; the bounds allow for it in both cases.
+"""
+
+import pytest
+import torch
+from compare import assert_argmin, reference, regret
+from kernel_cases import FORMS, lattice, problem
+
+from fastsdot.kernels import triton_launch, triton_low, triton_screen as screen
+from fastsdot.kernels.form import Form
+from fastsdot.kernels.triton_encode import WIDTH
+from fastsdot.kernels.triton_launch import Launch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+INNER = FORMS["inner"]
+TILES = Launch(16, 64, 16, 4, 2)
+
+
+def certify(x, y, bias, form=INNER, launch=TILES):
+    """Value, index, candidate tiles and undecided rows, and the index that float64 gives."""
+    layout = screen.prepare(y.to(DEVICE), form)
+    results = screen.certify(x.to(DEVICE), layout, bias.to(DEVICE), form, launch)
+    return *(result.cpu() for result in results), reference(x, y, bias, form).argmin(1)
+
+
+def assert_certified(x, y, bias, form=INNER, launch=TILES):
+    """The index is the float64 argmin in every row, and no row needed the plain kernels."""
+    value, index, tiles, undecided, expected = certify(x, y, bias, form, launch)
+    assert torch.equal(index, expected)
+    assert not undecided.any()
+    assert (tiles > 0).all()
+    torch.testing.assert_close(value.double(), reference(x, y, bias, form).amin(1), rtol=1e-6, atol=1e-30)
+    return tiles
+
+
+@pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 1), (3, 50, 5), (9, 150, 33)])
+@pytest.mark.parametrize("scale", [2.0, -0.7])
+def test_the_index_is_the_float64_argmin(b, n, d, scale):
+    assert_certified(*problem(b, n, d), Form("inner", scale=scale))
+
+
+def test_launches_that_users_get():
+    assert_certified(*problem(5, 600, 3), launch=None)
+
+
+def parts_of(x, y, bias, form=INNER):
+    """Lower bounds of tiles of WIDTH targets, their exact smallest scores, and the largest margin that bounds leave."""
+    x, y, bias = x.to(DEVICE), y.to(DEVICE), bias.to(DEVICE)
+    layout = screen.prepare(y, form)
+    bounds = screen.bounds_of(x, layout, bias, form, TILES, True)
+    score = reference(x, y, bias, form)
+    filled = torch.nn.functional.pad(score, (0, -score.shape[1] % WIDTH.value), value=torch.inf)
+    exact = filled.unflatten(1, (-1, WIDTH.value)).amin(2)
+    margin = bounds.row[1, :, None] * layout[2][0] + bounds.row[2, :, None] * layout[2][1]
+    return bounds.lower[:, : exact.shape[1]].cpu().double(), exact, margin[:, : exact.shape[1]].cpu().double()
+
+
+@pytest.mark.parametrize("case", ["plain", "offset", "tiny", "heavy tails", "large bias", "aligned"])
+def test_bounds_hold_and_are_not_idle(case):
+    x, y, bias = problem(17, 130, 40)
+    if case == "offset":
+        x, y = x + 1e3, y + 1e3
+    elif case == "tiny":
+        x, y, bias = 1e-4 * x, 1e-4 * y, 1e-8 * bias
+    elif case == "heavy tails":
+        x, y = x.exp() ** 8 * x.sign(), y.exp() ** 8
+    elif case == "large bias":
+        bias = bias * 1e6
+    elif case == "aligned":  # rounding residuals of one sign, which Cauchy–Schwarz meets
+        x, y = torch.full_like(x, 1 + 2.0**-11 - 2.0**-20), torch.full_like(y, 1 + 2.0**-11 - 2.0**-20)
+    lower, exact, margin = parts_of(x, y, bias)
+    assert (lower <= exact).all()
+    rounding = 2.0**-20 * exact.abs()
+    assert (lower >= exact - 2 * margin - rounding).all()
+    if case == "aligned":
+        assert (exact - lower < 0.1 * margin).all()
+
+
+def test_the_margin_of_ordinary_data_is_small():
+    _, exact, margin = parts_of(*problem(17, 130, 40))
+    assert (margin < 0.01 * exact.abs().mean()).all()
+
+
+def test_ties_go_to_the_smallest_index():
+    x, y, bias = lattice(5, 90)
+    _, index, _, _, expected = certify(x, y, bias)
+    assert torch.equal(index, expected)
+
+
+@pytest.mark.parametrize("dead", [slice(0, 64), slice(40, 130), slice(0, 129)])
+def test_an_infinite_bias_is_never_chosen(dead):
+    x, y, bias = problem(4, 130)
+    bias[dead] = torch.inf
+    assert_certified(x, y, bias)
+
+
+def test_nothing_to_choose_from_is_infinite_and_never_nan():
+    x, y, bias = problem(4, 40)
+    value, index, *_ = certify(x, y, torch.full_like(bias, torch.inf))
+    assert (value == torch.inf).all()
+    assert (index == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
+def test_any_scale(scale):
+    x, y, bias = problem(6, 100, 7)
+    assert_certified(scale * x, scale * y, bias * scale**2)
+
+
+@pytest.mark.parametrize("bias_scale", [1e-38, 1e30, 3e38])
+def test_any_bias(bias_scale):
+    x, y, bias = problem(6, 100, 7)
+    bias = bias_scale * (bias / bias.abs().max())
+    _, index, _, _, expected = certify(x, y, bias)
+    assert (regret(reference(x, y, bias, INNER), index) == 0).all()
+    assert torch.equal(index, expected)
+
+
+def test_rows_without_bounds_are_undecided_alone():
+    x, y, bias = problem(6, 100, 7)
+    x[2] *= 1e37
+    _, index, _, undecided, expected = certify(x, y, bias)
+    assert undecided.tolist() == [False, False, True, False, False, False]
+    assert torch.equal(index, expected)
+
+
+def test_rows_with_too_many_candidates_are_decided_by_the_plain_kernels(monkeypatch):
+    monkeypatch.setattr(screen, "FEWEST", 1)
+    x, y, bias = problem(12, 230, 9)
+    y[200] = y[3]
+    bias[3] = bias[200] = -40  # two tiles for every row that one of them wins
+    bias[225] = -39.5
+    value, index, tiles, undecided, expected = certify(x, y, bias)
+    assert 0 < int(undecided.sum()) < 12
+    assert torch.equal(undecided, tiles > 1)
+    assert torch.equal(index[~undecided], expected[~undecided])
+    assert_argmin(x, y, bias, INNER, value, index)
+
+
+@pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 1), (5, 90, 16), (20, 40, 3)])
+def test_all_rows_undecided(b, n, d, monkeypatch):
+    monkeypatch.setattr(screen, "FEWEST", 0)
+    x, y, bias = problem(b, n, d)
+    value, index, _, undecided, _ = certify(x, y, bias)
+    assert undecided.all()
+    assert_argmin(x, y, bias, INNER, value, index)
+
+
+def test_equal_targets_are_undecided_and_the_first_of_them_wins():
+    x, y, bias = problem(3, 700, 9)
+    _, index, _, undecided, _ = certify(x, y[:1].repeat(700, 1), torch.zeros_like(bias))
+    assert undecided.all()
+    assert (index == 0).all()
+
+
+def test_tiles_groups_and_slices_change_no_bit(monkeypatch):
+    x, y, bias = problem(10, 230, 6)
+    first = certify(x, y, bias)
+    for programs, columns, bounds in [(1, 128, 2**27), (3, 32, 64), (1000, 32, 0)]:
+        monkeypatch.setattr(triton_launch, "PROGRAMS", programs)
+        monkeypatch.setattr(screen, "BOUNDS", bounds)
+        again = certify(x, y, bias, launch=Launch(16, columns, 32, 4, 2))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_samples_that_share_a_mean_are_coded_about_it(monkeypatch):
+    x, y, bias = problem(9, 300, 20)
+    x = x + 300
+    bias = bias + 2 * y @ x.mean(0)  # what the mean adds is taken off again
+    far = certify(x, y, bias)
+    monkeypatch.setattr(screen, "CENTRED", 4)
+    near = certify(x, y, bias)
+    assert torch.equal(far[1], far[-1])
+    assert torch.equal(near[1], near[-1])
+    assert near[2].sum() < far[2].sum()
+    assert screen.centre_of(x.to(DEVICE)).abs().min() > 200
+    assert (screen.centre_of((x - 300).to(DEVICE)) == 0).all()
+    lower, exact, _ = parts_of(x, y, bias)
+    assert (lower <= exact).all()
+
+
+def test_operands_need_not_be_contiguous():
+    x, y, bias = problem(6, 70, 5)
+    wide = torch.empty(70, 3)
+    wide[:, 1] = bias
+    spread = torch.empty(5, 12).T[::2]
+    spread.copy_(x)
+    assert torch.equal(certify(spread, y, wide[:, 1])[1], certify(x, y, bias)[1])
+
+
+def test_an_empty_batch_gives_empty_results():
+    assert [result.shape for result in certify(*problem(0, 20))[:4]] == [(0,)] * 4
+
+
+def test_without_the_certificate_the_score_is_near_the_best_and_exact_for_its_target():
+    x, y, bias = problem(9, 300, 33)
+    layout = triton_low.prepare(y.to(DEVICE), INNER)
+    value, index = (r.cpu() for r in triton_low.argmin(x.to(DEVICE), layout, bias.to(DEVICE), INNER, TILES))
+    score = reference(x, y, bias, INNER)
+    torch.testing.assert_close(value.double(), score.gather(1, index[:, None]).squeeze(1), rtol=1e-6, atol=1e-6)
+    margin = parts_of(x, y, bias)[2].amax(1)
+    assert (regret(score, index) <= 2 * margin).all()
+    assert [r.shape for r in triton_low.argmin(x[:0].to(DEVICE), layout, bias.to(DEVICE), INNER)] == [(0,), (0,)]
+
+
+def test_refusals_say_why():
+    assert "the form is power" in screen.refusal(FORMS["l1"], "argmin", DEVICE, 10, 5)
+    assert "softmin needs others" in screen.refusal(INNER, "softmin", DEVICE, 10, 5)
+    assert "200000" in screen.refusal(INNER, "argmin", DEVICE, 10, 200_000)
+    assert "not meta" in screen.refusal(INNER, "argmin", torch.device("meta"), 10, 5)
+    assert screen.refusal(INNER, "argmin", DEVICE, 10, 5) is None
