@@ -6,7 +6,7 @@ VENV ?= .venv
 # makes a training step many times slower.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test bench lint wheel-test clean
+.PHONY: demo test bench gpu-suite lint wheel-test clean
 
 demo: $(VENV)/.installed-train
 	rm -rf run/digits
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python -m pytest benchmarks --benchmark-only
+
+# With the interpreter that has torch for the GPU; nothing is installed.
+gpu-suite:
+	$(PYTHON) benchmarks/gpu_suite.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

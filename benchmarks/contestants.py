@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 
@@ -16,11 +17,21 @@ import torch_peers
 from problems import Problem
 from torch import Tensor
 
-from fastsdot.costs import make_cost
-from fastsdot.kernels import BACKENDS, argmin, prepare, refusal
+from fastsdot.costs import Embedding, make_cost
+from fastsdot.kernels import BACKENDS, Prepared, argmin, prepare, refusal, sample, soft_marginal, softmin, topk
 
 Run = Callable[[], Tensor]
 OURS = "fastsdot"
+TEMPERATURE, NEAREST = 0.5, 8  # ε as a share of √D, and k, of the reductions that need them
+
+Reduce = Callable[[Tensor, Prepared, Tensor], Tensor]
+REDUCE: dict[str, Reduce] = {
+    "argmin": lambda x, y, bias: argmin(x, y, bias)[1],
+    "softmin": lambda x, y, bias: softmin(x, y, bias, TEMPERATURE * x.shape[1] ** 0.5),
+    "soft_marginal": lambda x, y, bias: soft_marginal(x, y, bias, TEMPERATURE * x.shape[1] ** 0.5)[1],
+    "topk": lambda x, y, bias: topk(x, y, bias, NEAREST)[1],
+    "sample": lambda x, y, bias: sample(x, y, bias, TEMPERATURE * x.shape[1] ** 0.5, seed=0),
+}
 
 
 class AbsentError(Exception):
@@ -36,16 +47,21 @@ def need(module: str, package: str) -> ModuleType:
         raise AbsentError(f"not installed: pip install {package}") from error
 
 
-def fastsdot(problem: Problem, backend: str | None = None) -> Run:
-    cost = make_cost(problem.cost)
-    embedding = cost.embed_targets(problem.y)
+@lru_cache(maxsize=1)
+def embedded(problem: Problem) -> Embedding:
+    return make_cost(problem.cost).embed_targets(problem.y)
+
+
+def fastsdot(problem: Problem, backend: str | None = None, reduction: str = "argmin") -> Run:
+    cost, embedding = make_cost(problem.cost), embedded(problem)
     y, form = embedding.y, embedding.form
-    reason = None if backend is None else refusal(backend, form, "argmin", y.device, *y.shape)
-    if reason is not None:
-        raise AbsentError(reason)
-    targets = prepare(y, form, backend)
+    for needed in {"argmin", reduction} if backend is not None else ():
+        reason = refusal(backend, form, needed, y.device, *y.shape)
+        if reason is not None:
+            raise AbsentError(reason)
+    targets, reduce = prepare(y, form, backend), REDUCE[reduction]
     x = problem.x
-    return lambda: argmin(cost.embed(x, embedding.centre), targets, embedding.column)[1]
+    return lambda: reduce(cost.embed(x, embedding.centre), targets, embedding.column)
 
 
 def cdist(problem: Problem) -> Run:

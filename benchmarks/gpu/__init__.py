@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/gpu_suite.py`, a module each: what the machine can do, what the kernels do on it."""

@@ -1,0 +1,132 @@
+"""The solver around the kernel: a step's time over its kernel's own, and whole solves to χ² ≤ 0.05."""
+
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastsdot import kernels
+
+from .cases import images
+from .session import CRASHES, Session, reason
+
+N, D, SMALL_N, SMALL_D = 60_000, 784, 300, 16
+TOLERANCE = 0.05  # χ²
+SMALL_SAMPLES = 20  # a target, enough to see that it runs
+STEPS, SECONDS, SMALL_SECONDS = 16, 2.0, 0.2  # steps timed as one, since not every step does the same, and for how long
+LATENT, WIDTH = 100, 512  # of the generator of the l1 solve
+
+
+def targets(session: Session) -> Tensor:
+    n, d = (SMALL_N, SMALL_D) if session.small else (N, D)
+    return images(n, d, torch.Generator().manual_seed(0)).to(session.device)
+
+
+def step_share(session: Session, cost: str) -> dict[str, float]:
+    """Seconds of a step with all that is around the kernel, of its soft marginal alone, and their ratio."""
+    from fastsdot import ots
+    from fastsdot.semidiscrete import SemiDiscreteOT
+
+    ot = SemiDiscreteOT(targets(session), cost=cost)
+    sampler = ots.Sampler(ot, ot.targets.shape[1])
+    batch = ots.default_batch(len(ot.targets))
+    state = ots.begin(ot, sampler, min(ots.PILOT, 256))
+    x = sampler(batch)
+    embedded, bias = ot._embed(x), ot._bias(ot.potential, 1.0)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            ots.ascend(ot, state, sampler(batch))
+
+    def kernel() -> None:
+        for _ in range(STEPS):
+            kernels.soft_marginal(embedded, ot._kernel, bias, 1.0)
+
+    with torch.no_grad():
+        for _ in range(ots.GAP_EVERY):  # past the steps that measure more than later ones do
+            steps()
+        kernel()
+        seconds = session.medians({"step": steps, "kernel": kernel}, SMALL_SECONDS if session.small else SECONDS)
+        waits = waiting(session, steps)
+    step, own = seconds["step"] / STEPS, seconds["kernel"] / STEPS
+    found = {"batch": batch, "step": step, "kernel": own, "ratio": step / own, "samples/s": batch / step}
+    return found | ({"host waits a step": waits / STEPS} if session.cuda else {})
+
+
+def waiting(session: Session, steps: Callable[[], None]) -> int:
+    """How often torch waits for the device."""
+    if not session.cuda:
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            steps()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in said)
+
+
+def solve(session: Session, cost: str, source: Callable | int) -> dict[str, float | bool | str]:
+    """One solve from its start, after a short one that compiles."""
+    from fastsdot.semidiscrete import SemiDiscreteOT
+
+    y = targets(session)
+    SemiDiscreteOT(y, cost=cost).solve(source, tol=TOLERANCE, max_samples=len(y))
+    if session.cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    ot = SemiDiscreteOT(y, cost=cost)
+    most = SMALL_SAMPLES * len(y) if session.small else None
+    solution = ot.solve(source, tol=TOLERANCE, max_samples=most, callback=lambda row: session.left < 0)
+    found = {
+        "converged": solution.converged,
+        "reason": str(solution.reason),
+        "seconds": time.perf_counter() - start,
+        "chi2": solution.report.chi2,
+        "chi2_error": solution.report.chi2_error,
+        "samples": solution.samples,
+        "backend": ot.backend,
+    }
+    return found | ({"peak_bytes": torch.cuda.max_memory_allocated()} if session.cuda else {})
+
+
+def generator(session: Session) -> Callable[[int], Tensor]:
+    """An untrained network's samples, as the first round of `train` sees them."""
+    from fastsdot.networks import mlp
+    from fastsdot.sources import Gaussian, Pushforward
+
+    d = SMALL_D if session.small else D
+    torch.manual_seed(0)
+    network = mlp(LATENT, (d,), (WIDTH, WIDTH)).to(session.device)
+    return Pushforward(network, Gaussian(LATENT, session.device))
+
+
+def run(session: Session) -> dict:
+    """{what: its figures}, or the reason why there are none."""
+    d = SMALL_D if session.small else D
+    parts: dict[str, Callable[[], dict]] = {
+        "step, sqeuclidean": lambda: step_share(session, "sqeuclidean"),
+        "solve, sqeuclidean from N(0, I)": lambda: solve(session, "sqeuclidean", d),
+        "step, l1": lambda: step_share(session, "l1"),
+        "solve, l1 from a generator": lambda: solve(session, "l1", generator(session)),
+        "solve, sqeuclidean from a generator": lambda: solve(session, "sqeuclidean", generator(session)),
+        "solve, l1 from N(0, I)": lambda: solve(session, "l1", d),
+    }
+    found: dict[str, dict] = {}
+    for name, part in parts.items():
+        if session.left < 0:
+            found[name] = {"absent": "it came after this part's time"}
+            continue
+        try:
+            found[name] = part()
+        except ModuleNotFoundError as error:
+            found[name] = {"absent": f"not installed: {error.name}"}
+        except CRASHES as error:
+            found[name] = {"absent": reason(error)}
+            session.failures.append(f"solver: {name}: {reason(error)}")
+    return found
