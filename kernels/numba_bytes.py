@@ -1,8 +1,12 @@
-"""Products of bytes on the CPU: tiles of whole numbers that the VNNI instruction `vpdpbusd` adds up without rounding.
+"""Products and distances of bytes on the CPU, in tiles of whole numbers that add up without rounding.
 
-A tile (see `numba_tile`) holds the bits of 32-bit integers while it accumulates, and scores after `bound`. Four
-coordinates of a target make one lane, four of a sample one number spread over the lanes; sums wrap modulo 2³², which
-does no harm as long as the final one fits.
+A tile (see `numba_tile`) holds the bits of integers while it accumulates, and scores after `bound` or `measure`.
+
+Products (`vpdpbusd`, VNNI): four coordinates of a target make one lane of 32 bits, four of a sample one number spread
+over the lanes; sums wrap modulo 2³², which does no harm as long as the final one fits.
+
+Distances (`vpsadbw`, AVX-512BW): eight coordinates make one lane of 64 bits, so a tile has twice the registers until
+`measure` puts pairs of them together: the lanes of an even one become the even lanes of 32 bits.
 """
 
 from llvmlite import ir
@@ -13,16 +17,20 @@ from numba.extending import intrinsic
 from . import numba_power
 from .numba_tile import FEATURES, SHAPE, VECTOR, Tile, _at, _data, _load, _spread
 
-AVAILABLE = SHAPE.width == 16 and bool(FEATURES.get("avx512vnni"))
+MULTIPLIES = SHAPE.width == 16 and bool(FEATURES.get("avx512vnni"))
+MEASURES = SHAPE.width == 16 and bool(FEATURES.get("avx512bw"))
 
-NUMBER = ir.IntType(32)
-NUMBERS = ir.VectorType(NUMBER, SHAPE.width)
+NUMBER, WORD, BYTE = ir.IntType(32), ir.IntType(64), ir.IntType(8)
+NUMBERS, WORDS, BYTES = (ir.VectorType(kind, 32 * SHAPE.width // kind.width) for kind in (NUMBER, WORD, BYTE))
 
 
 def _spread_number(builder, pointer, start, step):
-    undefined = ir.Constant(NUMBERS, ir.Undefined)
-    first = builder.insert_element(undefined, builder.load(_at(builder, pointer, start, step)), NUMBER(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(NUMBERS, [0] * SHAPE.width))
+    """One whole number in every lane."""
+    number = builder.load(_at(builder, pointer, start, step))
+    lanes = 32 * SHAPE.width // number.type.width
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, number, NUMBER(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(NUMBER, lanes), [0] * lanes))
 
 
 @intrinsic(prefer_literal=True)
@@ -98,6 +106,51 @@ def bound(typing, tile, rows, i, columns, j, bias):
 
 
 @intrinsic
+def differ(typing, tile, x, i, y, j):
+    """tile[r, l] + Σ over eight bytes of |x[i + r] − y[j + l]|, all unsigned, in lanes of 64 bits."""
+
+    def generate(context, builder, signature, arguments):
+        value, x_array, i, y_array, j = arguments
+        x_data, y_data = _data(context, builder, x, x_array), _data(context, builder, y, y_array)
+        name = f"llvm.x86.avx512.psad.bw.{32 * SHAPE.width}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(WORDS, [BYTES] * 2), name)
+        targets = [builder.bitcast(_load(builder, y_data, j, v * WORDS.count), BYTES) for v in range(tile.vectors)]
+        for r in range(tile.rows):
+            sample = builder.bitcast(_spread_number(builder, x_data, i, r), BYTES)
+            for v in range(tile.vectors):
+                place = r * tile.vectors + v
+                total = builder.bitcast(builder.extract_value(value, place), WORDS)
+                total = builder.add(total, builder.call(function, [sample, targets[v]]))
+                value = builder.insert_value(value, builder.bitcast(total, VECTOR), place)
+        return value
+
+    return tile(tile, x, i, y, j), generate
+
+
+@intrinsic
+def measure(typing, tile, unit, bias, j):
+    """bias[j + l] + unit[0] · tile[r, l], for a tile in lanes of 64 bits, where the result has lanes of 32."""
+    result = Tile(tile.rows, tile.vectors // 2)
+
+    def generate(context, builder, signature, arguments):
+        value, unit_array, bias_array, j = arguments
+        factor = _spread(builder, _data(context, builder, unit, unit_array), j.type(0), 0)
+        bias_data = _data(context, builder, bias, bias_array)
+        scores = cgutils.get_null_value(context.get_value_type(result))
+        for place, r, v in result.places():
+            even, odd = (
+                builder.bitcast(builder.extract_value(value, r * tile.vectors + 2 * v + half), WORDS) for half in (0, 1)
+            )
+            both = builder.or_(even, builder.shl(odd, ir.Constant(WORDS, [32] * WORDS.count)))
+            total = builder.sitofp(builder.bitcast(both, NUMBERS), VECTOR)
+            score = numba_power.fma(builder, factor, total, _load(builder, bias_data, j, v * SHAPE.width))
+            scores = builder.insert_value(scores, score, place)
+        return scores
+
+    return result(tile, unit, bias, j), generate
+
+
+@intrinsic
 def store_lowest(typing, tile, out, start):
     """out[start + r] = min_l tile[r, l]."""
 
@@ -121,46 +174,3 @@ def store_lowest(typing, tile, out, start):
         return context.get_dummy_value()
 
     return types.void(tile, out, start), generate
-
-
-DOUBLE, STEP = ir.DoubleType(), 16
-
-
-def _doubles(builder, pointer, position, kind):
-    """Float32 or float64 numbers from `position` on, as `kind`: a double or a vector of them."""
-    number = pointer.type.pointee
-    source = number if kind == DOUBLE else ir.VectorType(number, kind.count)
-    value = builder.load(builder.bitcast(builder.gep(pointer, [position]), source.as_pointer()))
-    value.align = 8 if number == DOUBLE else 4
-    return value if source == kind else builder.fpext(value, kind)
-
-
-@intrinsic
-def dot(typing, x, i, y, j):
-    """Σ_k x[i, k] y[j, k] in float64: sixteen sums, added in pairs, and then the last D mod 16 products."""
-
-    def generate(context, builder, signature, arguments):
-        rows = []
-        for kind, array, index in zip((x, y), arguments[::2], arguments[1::2], strict=True):
-            matrix = context.make_array(kind)(context, builder, array)
-            length = cgutils.unpack_tuple(builder, matrix.shape)[1]
-            rows.append(builder.gep(matrix.data, [builder.mul(index, length)]))
-        vector = ir.VectorType(DOUBLE, STEP)
-
-        def fold(kind, total, begin, end, step):
-            sums = cgutils.alloca_once_value(builder, total)
-            with cgutils.for_range_slice(builder, begin, end, step) as (k, _):
-                product = builder.fmul(*(_doubles(builder, row, k, kind) for row in rows))
-                builder.store(builder.fadd(builder.load(sums), product), sums)
-            return builder.load(sums)
-
-        whole = builder.and_(length, length.type(-STEP))
-        lanes = fold(vector, cgutils.get_null_value(vector), length.type(0), whole, length.type(STEP))
-        half = STEP // 2
-        while half:
-            order = ir.Constant(ir.VectorType(NUMBER, STEP), [(lane + half) % STEP for lane in range(STEP)])
-            lanes = builder.fadd(lanes, builder.shuffle_vector(lanes, lanes, order))
-            half //= 2
-        return fold(DOUBLE, builder.extract_element(lanes, NUMBER(0)), whole, length, length.type(1))
-
-    return types.float64(x, i, y, j), generate

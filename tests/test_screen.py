@@ -9,9 +9,21 @@ from compare import assert_argmin, reference, regret
 from kernel_cases import CPU, problem
 
 from fastsdot.costs import make_cost
-from fastsdot.kernels import Form, argmin, gemm, naive, prepare, refusal, screen
+from fastsdot.kernels import (
+    Form,
+    argmin,
+    gemm,
+    naive,
+    prepare,
+    refusal,
+    screen,
+    screen_bounds,
+    screen_inner,
+    screen_l1,
+    screen_low,
+)
 
-INNER = Form("inner", scale=2.0)
+INNER, L1 = Form("inner", scale=2.0), Form("power")
 pytestmark = pytest.mark.skipif(
     refusal("screen", INNER, "argmin", CPU, 1000, 10) is not None,
     reason=str(refusal("screen", INNER, "argmin", CPU, 1000, 10)),
@@ -63,6 +75,25 @@ def duplicated(g):
     return x, y[:100].repeat(31, 1)[:N], bias[:100].repeat(31)[:N]
 
 
+def images(g, levels=256):
+    """Targets that are almost all black at the edge, samples beyond their range; both as `torchvision` scales bytes."""
+    y = torch.randint(0, levels, (N, D), generator=g) * (torch.rand(D, generator=g) > 0.3) / (levels - 1)
+    return 0.5 + 0.5 * torch.randn(B, D, generator=g), y, torch.zeros(N)
+
+
+def halfway(g):
+    """Samples in the middle between codes, as far from the grid as can be."""
+    y = torch.randint(0, 256, (N, D), generator=g) / 255
+    return (torch.randint(0, 255, (B, D), generator=g) + 0.5) / 255, y, torch.zeros(N)
+
+
+def outliers(g):
+    """A few targets far from all others, which must not set the unit."""
+    x, y, bias = gaussian(g)
+    y[::500] *= 1e4
+    return x, y, bias
+
+
 def level(g):
     """Samples near one point and biases that make up for it, as after a solve: only the small differences decide."""
     x, y, _ = gaussian(g)
@@ -85,121 +116,230 @@ FAMILIES = {
     "level": level,
     "large bias": lambda g: (*gaussian(g)[:2], 1e6 + 10 * torch.randn(N, generator=g)),
     "zeros": lambda g: (torch.zeros(B, D), torch.zeros(N, D), torch.zeros(N)),
+    "images": images,
+    "digits": lambda g: images(g, 17),
+    "halfway": halfway,
+    "outliers": outliers,
 }
-every_family = pytest.mark.parametrize("family", FAMILIES)
+ONLY = {"inner": ("aligned", "level", "large scores"), "l1": ("images", "digits", "halfway", "outliers")}
+CASES = [
+    pytest.param(form, family, id=f"{name}-{family}")
+    for name, form, other in (("inner", INNER, "l1"), ("l1", L1, "inner"))
+    for family in FAMILIES
+    if family not in ONLY[other]
+]
+every_case = pytest.mark.parametrize(("form", "family"), CASES)
+both = pytest.mark.parametrize("form", [INNER, L1], ids=["inner", "l1"])
 
 
-def make(family):
-    return FAMILIES[family](torch.Generator().manual_seed(0))
+def make(form, family):
+    """Samples, targets and biases; those of l1 are of the size of the cost and level it, as after a solve."""
+    x, y, bias = FAMILIES[family](torch.Generator().manual_seed(0))
+    if form is L1:
+        bias = (bias if family == "large bias" else 0) - reference(x, y, torch.zeros(N), L1).mean(0).float()
+    return x, y, bias
 
 
-def assert_float64(x, y, bias, value, index):
+def assert_float64(form, x, y, bias, value, index):
     """Regret within the rounding of float64, far below what float32 is allowed."""
-    score, size = reference(x, y, bias, INNER), 2 * x.double().norm(dim=1) * y.double().norm(dim=1).max()
-    assert (regret(score, index) <= 2.0**-44 * (size + bias[bias < torch.inf].double().abs().max())).all()
+    score = reference(x, y, bias, form)
+    finite = bias[bias < torch.inf].double()
+    size = finite.abs().max() + (
+        2 * x.double().norm(dim=1) * y.double().norm(dim=1).max()
+        if form is INNER
+        else reference(x, y, torch.zeros(len(y)), L1).amax(1)
+    )
+    assert (regret(score, index) <= 2.0**-44 * size).all()
     assert torch.allclose(value.double(), score.amin(1), rtol=2.0**-23, atol=float(2.0**-44 * size.max()) + 1e-45)
 
 
-@every_family
-def test_the_result_is_the_argmin_in_float64(family):
-    x, y, bias = make(family)
-    layout = screen.prepare(y, INNER)
+@every_case
+def test_the_result_is_the_argmin_in_float64(form, family):
+    x, y, bias = make(form, family)
+    layout = screen.prepare(y, form)
     for rows in (B, 8, 5, 1):
-        found = screen.argmin(x[:rows], layout, bias, INNER)
-        assert_argmin(x[:rows], y, bias, INNER, *found)
-        assert_float64(x[:rows], y, bias, *found)
+        found = screen.argmin(x[:rows], layout, bias, form)
+        assert_argmin(x[:rows], y, bias, form, *found)
+        assert_float64(form, x[:rows], y, bias, *found)
 
 
-@every_family
+@every_case
 @pytest.mark.parametrize("centred", [1, 1000], ids=["about the mean", "about zero"])
-def test_bounds_are_below_the_scores(monkeypatch, family, centred):
-    monkeypatch.setattr(screen, "CENTRED", centred)
-    x, y, bias = make(family)
-    problem = screen.Problem(x, screen.prepare(y, INNER), bias, INNER)
-    score = reference(x, y, bias, INNER)
-    panels = torch.nn.functional.pad(score, (0, -N % screen.LANES), value=torch.inf).view(B, -1, screen.LANES)
-    assert problem.certain.all()
+def test_bounds_are_below_the_scores(monkeypatch, form, family, centred):
+    if form is L1 and centred == 1:
+        pytest.skip("l1 takes no mean off")
+    monkeypatch.setattr(screen_inner, "CENTRED", centred)
+    x, y, bias = make(form, family)
+    problem = screen.Problem(x, screen.prepare(y, form), bias, form)
+    # what is compared is S − offset as float64 rounds it
+    score = reference(x, y, bias, form) - torch.from_numpy(problem.bounds.offset)[:, None]
+    panels = torch.nn.functional.pad(score, (0, -N % problem.lanes), value=torch.inf).view(B, -1, problem.lanes)
+    assert problem.bounds.certain.all()
     assert (torch.from_numpy(problem.lowest()).double().T[:B] <= panels.amin(2)).all()
 
 
-@pytest.mark.parametrize(("family", "most"), [("gaussian", 40), ("level", 40), ("bytes", 40), ("aligned", 300)])
-def test_few_targets_are_left_to_be_scored_exactly(family, most):
-    x, y, bias = make(family)
-    count = screen.certify(x, screen.prepare(y, INNER), bias, INNER)[2]
+FEW = {
+    "inner": (INNER, {"gaussian": 40, "level": 40, "bytes": 40, "aligned": 300}),
+    "l1": (L1, {"gaussian": 5, "offset": 5, "tiny": 5, "images": 3, "digits": 3, "outliers": 10}),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "family", "most"),
+    [
+        pytest.param(form, family, most, id=f"{name}-{family}")
+        for name, (form, mosts) in FEW.items()
+        for family, most in mosts.items()
+    ],
+)
+def test_few_targets_are_left_to_be_scored_exactly(form, family, most):
+    x, y, bias = make(form, family)
+    count = screen.certify(x, screen.prepare(y, form), bias, form)[2]
     assert count.min() >= 1
     assert count.float().mean() <= most
 
 
+@pytest.mark.parametrize(("levels", "unit"), [(2, 1 / 255), (17, 1 / 240), (65, 1 / 192), (256, 1 / 255)])
+def test_the_grid_of_images_is_found(levels, unit):
+    y = images(torch.Generator().manual_seed(0), levels)[1]
+    _, _, (excess, rest), grid, found = screen.prepare(y - 0.5, L1)
+    assert found.item() == pytest.approx(unit, rel=1e-6)
+    assert max(excess.max(), rest.max()) < 1e-5 * D
+    assert (grid[0] <= grid[1]).all()
+
+
+@every_case
+def test_the_best_estimate_is_nearly_the_best_score(form, family):
+    x, y, bias = make(form, family)
+    layout = screen.prepare(y, form)
+    value, index = screen_low.argmin(x, layout, bias, form)
+    score = reference(x, y, bias, form)
+    chosen = score.gather(1, index[:, None]).squeeze(1)
+    assert torch.allclose(value.double(), chosen, rtol=2.0**-20, atol=2.0**-20 * float(score.abs().max()))
+    problem = screen.Problem(x, layout, bias, form)
+    expected = torch.from_numpy(problem.solve()[0])
+    assert (expected <= value.double() * (1 + 1e-6 * value.sign()) + 1e-30).all()
+    if family in ("gaussian", "images", "bytes", "duplicated"):
+        assert (chosen - score.amin(1) <= 0.05 * (score.mean(1) - score.amin(1))).all()
+
+
 def test_a_common_mean_of_the_samples_does_not_blunt_the_bounds(monkeypatch):
-    x, y, bias = make("level")
+    x, y, bias = make(INNER, "level")
     layout = screen.prepare(y, INNER)
     sharp = screen.certify(x, layout, bias, INNER)
-    monkeypatch.setattr(screen, "CENTRED", 1000)
+    monkeypatch.setattr(screen_inner, "CENTRED", 1000)
     blunt = screen.certify(x, layout, bias, INNER)
     assert all(map(torch.equal, sharp[:2], blunt[:2]))
     assert 20 * sharp[2].sum() < blunt[2].sum()
 
 
-@every_family
-def test_rows_threads_and_tasks_do_not_change_a_bit(monkeypatch, family):
-    x, y, bias = make(family)
-    layout = screen.prepare(y, INNER)
-    expected = screen.argmin(x, layout, bias, INNER)
+@every_case
+def test_rows_threads_and_tasks_do_not_change_a_bit(monkeypatch, form, family):
+    x, y, bias = make(form, family)
+    layout = screen.prepare(y, form)
+    expected = screen.argmin(x, layout, bias, form)
     order = torch.randperm(B, generator=torch.Generator().manual_seed(1))
-    shuffled = screen.argmin(x[order], layout, bias, INNER)
+    shuffled = screen.argmin(x[order], layout, bias, form)
     assert all(torch.equal(a[order], b) for a, b in zip(expected, shuffled, strict=True))
     for rows in (1, 3, 17):
-        parts = zip(*(screen.argmin(part, layout, bias, INNER) for part in x.split(rows)), strict=True)
+        parts = zip(*(screen.argmin(part, layout, bias, form) for part in x.split(rows)), strict=True)
         assert all(torch.equal(a, torch.cat(b)) for a, b in zip(expected, parts, strict=True))
     threads = torch.get_num_threads()
-    for name, value in {"TASK_PRODUCTS": 1, "BLOCK_BYTES": 1, "BOUNDS": 1, "TASKS": 3, "CENTRED": 1000}.items():
-        monkeypatch.setattr(screen, name, value)
-        torch.set_num_threads(1 if name == "BOUNDS" else 2)
+    changes = [(screen, {"TASK_WORDS": 1, "BLOCK_BYTES": 1, "PAIRS": 1})]
+    changes += [(screen_bounds, {"TASKS": 3, "ENCODED": 1}), (screen_inner, {"CENTRED": 1000})]
+    for module, name, value in [(module, *pair) for module, values in changes for pair in values.items()]:
+        monkeypatch.setattr(module, name, value)
+        torch.set_num_threads(1 if name == "PAIRS" else 2)
         try:
-            assert all(map(torch.equal, expected, screen.argmin(x, layout, bias, INNER)))
+            assert all(map(torch.equal, expected, screen.argmin(x, layout, bias, form)))
         finally:
             torch.set_num_threads(threads)
 
 
-def test_equal_targets_give_the_smallest_index():
-    x, y, bias = make("duplicated")
-    index = screen.argmin(x, screen.prepare(y, INNER), bias, INNER)[1]
-    assert torch.equal(index, reference(x, y[:100], bias[:100], INNER).argmin(1))
+@both
+def test_equal_targets_give_the_smallest_index(form):
+    x, y, bias = make(form, "duplicated")
+    index = screen.argmin(x, screen.prepare(y, form), bias, form)[1]
+    assert torch.equal(index, reference(x, y[:100], bias[:100], form).argmin(1))
 
 
+@both
 @pytest.mark.parametrize("dead", [slice(0, 1), slice(0, 480), slice(5, 3000), slice(1, None), slice(0, 3000)])
-def test_an_infinite_bias_is_never_chosen(dead):
-    x, y, bias = make("gaussian")
+def test_an_infinite_bias_is_never_chosen(form, dead):
+    x, y, bias = make(form, "gaussian")
     bias[dead] = torch.inf
-    found = screen.argmin(x, screen.prepare(y, INNER), bias, INNER)
-    assert_float64(x, y, bias, *found)
+    layout = screen.prepare(y, form)
+    found = screen.argmin(x, layout, bias, form)
+    assert_float64(form, x, y, bias, *found)
+    assert (bias[screen_low.argmin(x, layout, bias, form)[1]] < torch.inf).all()
 
 
-def test_nothing_to_choose_from_is_infinite_as_in_gemm():
-    x, y, bias = make("gaussian")
+@both
+def test_nothing_to_choose_from_is_infinite_as_in_gemm(form):
+    x, y, bias = make(form, "gaussian")
     bias[:] = torch.inf
-    value, index, count = screen.certify(x, screen.prepare(y, INNER), bias, INNER)
-    assert all(map(torch.equal, (value, index), gemm.argmin(x, [y], bias, INNER)))
+    layout = screen.prepare(y, form)
+    value, index, count = screen.certify(x, layout, bias, form)
+    expected = gemm.argmin(x, [y], bias, form)
+    assert all(map(torch.equal, (value, index), expected))
+    assert all(map(torch.equal, screen_low.argmin(x, layout, bias, form), expected))
     assert (count == 0).all()
 
 
-def test_rows_without_bounds_are_scored_exactly_beside_others():
-    x, y, bias = make("gaussian")
+@both
+def test_no_samples(form):
+    _, y, bias = make(form, "gaussian")
+    layout = screen.prepare(y, form)
+    for found in (screen.argmin(y[:0], layout, bias, form), screen_low.argmin(y[:0], layout, bias, form)):
+        assert [t.shape for t in found] == [(0,), (0,)]
+        assert found[1].dtype == torch.int64
+
+
+@pytest.mark.parametrize(("form", "size"), [(INNER, 1e32), (L1, torch.inf)], ids=["inner", "l1"])
+def test_rows_without_bounds_are_scored_exactly_beside_others(form, size):
+    x, y, bias = (t.double() for t in make(form, "gaussian"))
     x[3] *= 1e32
-    value, index, count = screen.certify(x, screen.prepare(y, INNER), bias, INNER)
-    assert_float64(x[3:4], y, bias, value[3:4], index[3:4])
+    x[3, 0] = min(size, 1.7e308)  # twice this is infinite
+    layout = screen.prepare(y, form)
+    value, index, count = screen.certify(x, layout, bias, form)
+    low_value, low_index = screen_low.argmin(x, layout, bias, form)
     rest = torch.arange(B) != 3
-    assert_float64(x[rest], y, bias, value[rest], index[rest])
-    assert count[3] == N
+    assert_float64(form, x[rest], y, bias, value[rest], index[rest])
     assert count[rest].float().mean() < 40
+    if form is INNER:
+        assert_float64(form, x[3:4], y, bias, value[3:4], index[3:4])
+        assert count[3] == N
+        assert low_value[3] == value[3]
+        assert low_index[3] == index[3]
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.3])
-@pytest.mark.parametrize("d", [1, 3, 4, 5, 16, 31, 200])
-def test_dimensions_and_scales(d, scale):
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e30, 1e35])
+def test_l1_at_the_ends_of_float32(size):
+    x, y, bias = (size * t for t in make(L1, "gaussian"))
+    assert_float64(L1, x, y, bias, *screen.argmin(x, screen.prepare(y, L1), bias, L1))
+
+
+def test_l1_far_outside_the_targets_keeps_its_bounds():
+    """The distance to the targets' range is a constant of the row, in float64."""
+    x, y, bias = make(L1, "images")
+    count = screen.certify(1e4 + x, screen.prepare(y, L1), bias, L1)[2]
+    assert count.float().mean() < 3
+
+
+@pytest.mark.parametrize("form", [Form("inner"), Form("inner", scale=0.3), L1], ids=["1", "0.3", "l1"])
+@pytest.mark.parametrize("d", [1, 3, 4, 5, 8, 16, 31, 64, 200])
+def test_dimensions_and_scales(d, form):
     x, y, bias = problem(19, 777, d)
-    form = Form("inner", scale=scale)
     assert_argmin(x, y, bias, form, *screen.argmin(x, screen.prepare(y, form), bias, form))
+
+
+@pytest.mark.parametrize("form", [INNER, L1], ids=["inner", "l1"])
+def test_every_number_of_rows_and_targets(form):
+    x, y, bias = problem(70, 200, 9)
+    for rows in range(1, 71):
+        n = 200 - rows
+        found = screen.argmin(x[:rows], screen.prepare(y[:n], form), bias[:n], form)
+        assert torch.equal(found[1], reference(x[:rows], y[:n], bias[:n], form).argmin(1))
 
 
 @pytest.mark.parametrize("cost", ["sqeuclidean", "dot", "cosine"])
@@ -209,28 +349,31 @@ def test_costs_choose_it_and_get_the_definition(cost):
     c = make_cost(cost)
     e = c.embed_targets(y)
     targets = prepare(e.y, e.form)
-    assert targets.plan == {"argmin": "screen", "softmin": "gemm", "soft_marginal": "gemm", "topk": "gemm"}
+    assert [name for name, backend in targets.plan.items() if backend == "screen"] == ["argmin"]
     index = argmin(c.embed(x, e.centre), targets, e.column)[1]
     expected = c(x[:, None].double(), y[None].double())
     assert (regret(expected, index) <= 1e-5 * expected.amin(1).abs() + 1e-6).all()
 
 
-def test_float64_stays_float64_and_half_precision_goes_to_gemm():
-    x, y, bias = (t.double() for t in make("gaussian"))
-    value, index = screen.argmin(x, screen.prepare(y, INNER), bias, INNER)
-    assert torch.allclose(value, reference(x, y, bias, INNER).amin(1), rtol=1e-13)
-    assert torch.equal(index, naive.argmin(x, [y], bias, INNER)[1])
-    x, y, bias = (t.bfloat16() for t in (x, y, bias))
-    found = screen.argmin(x, screen.prepare(y, INNER), bias, INNER)
-    assert all(map(torch.equal, found, gemm.argmin(x, [y], bias, INNER)))
+@both
+def test_float64_stays_float64_and_half_precision_goes_to_gemm(form):
+    x, y, bias = (t.double() for t in make(form, "gaussian"))
+    value, index = screen.argmin(x, screen.prepare(y, form), bias, form)
+    assert torch.allclose(value, reference(x, y, bias, form).amin(1), rtol=1e-13)
+    assert torch.equal(index, naive.argmin(x, [y], bias, form)[1])
+    if form is INNER:  # torch has no cdist in half precision
+        x, y, bias = (t.bfloat16() for t in (x, y, bias))
+        found = screen.argmin(x, screen.prepare(y, form), bias, form)
+        assert all(map(torch.equal, found, gemm.argmin(x, [y], bias, form)))
 
 
-def test_memory_is_a_small_part_of_the_scores():
+@both
+def test_memory_is_a_small_part_of_the_scores(form):
     x, y, bias = problem(256, 50_000, 24)
-    layout = screen.prepare(y, INNER)
-    screen.argmin(x, layout, bias, INNER)
+    layout = screen.prepare(y, form)
+    screen.argmin(x, layout, bias, form)
     tracemalloc.start()
-    screen.argmin(x, layout, bias, INNER)
+    screen.argmin(x, layout, bias, form)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.06 * x.shape[0] * y.shape[0] * 4
@@ -238,7 +381,7 @@ def test_memory_is_a_small_part_of_the_scores():
 
 
 def test_several_threads_may_call_at_once():
-    x, y, bias = make("gaussian")
+    x, y, bias = make(INNER, "gaussian")
     layout = screen.prepare(y, INNER)
     expected, wrong = screen.argmin(x, layout, bias, INNER)[1], []
 
@@ -261,9 +404,13 @@ def test_few_targets_are_left_to_gemm_unless_it_is_named():
 
 
 def test_refusals_say_why(monkeypatch):
-    assert "power" in screen.refusal(Form("power"), "argmin", CPU, 10, 3)
+    assert "callable" in screen.refusal(Form("callable", function=torch.dist), "argmin", CPU, 10, 3)
+    assert "p = 1.5" in screen.refusal(Form("power", p=1.5), "argmin", CPU, 10, 3)
     assert "cuda" in screen.refusal(INNER, "argmin", torch.device("cuda"), 10, 3)
-    assert "topk" in screen.refusal(INNER, "topk", CPU, 10, 3)
+    assert "topk" in screen.refusal(L1, "topk", CPU, 10, 3)
     assert "32 bits" in screen.refusal(INNER, "argmin", CPU, 10, 200_000)
-    monkeypatch.setattr(screen, "AVAILABLE", False)
+    assert "2097152" in screen.refusal(L1, "argmin", CPU, 10, 2**21)
+    monkeypatch.setattr(screen_inner, "AVAILABLE", False)
     assert "VNNI" in screen.refusal(INNER, "argmin", CPU, 10, 3)
+    monkeypatch.setattr(screen_l1, "AVAILABLE", False)
+    assert "AVX-512BW" in screen.refusal(L1, "argmin", CPU, 10, 3)
