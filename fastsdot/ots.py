@@ -197,15 +197,7 @@ class Sampler:
 def cost_statistics(ot: "SemiDiscreteOT", x: Tensor) -> tuple[Tensor, float]:
     """E_x c(x, y_j) up to a constant, [N], and σ, over a batch x [B, D]."""
     n, batch = ot.targets.shape[0], x.shape[0]
-    mean = torch.empty(n, dtype=torch.float64, device=x.device)
-    row = torch.zeros(batch, dtype=torch.float64, device=x.device)
-    square = row.new_zeros(())
-    for start, stop, s in kernels.scores(ot._embed(x), ot._kernel, ot._embedding.column):
-        s = s.double()
-        mean[start:stop] = s.mean(0)
-        s = s - mean[start:stop]
-        row += s.sum(1)
-        square += s.square().sum()
+    mean, row, square = kernels.moments(ot._embed(x), ot._kernel, ot._embedding.column)
     variance = float(square / (batch * n) - (row / n).square().mean())
     return mean - mean.mean(), math.sqrt(max(0.0, variance))
 

@@ -203,20 +203,30 @@ class CudaStage:
         return self.convert(there)
 
 
-def embed(cost: Cost, storage: Storage) -> Embedding:
-    """`cost.embed_targets` without y, in two passes at most; raises `InvalidArgument` unless all targets are finite."""
-    n, d = storage.shape[0], storage.shape[1:].numel()
-    total, columns = torch.zeros(d, dtype=torch.float64, device=storage.device), []
+def embed(
+    cost: Cost, own: Tensor | Storage, n: int | None = None, join: Callable[[Tensor], Tensor] = lambda total: total
+) -> Embedding:
+    """`cost.embed_targets` without y, in two passes at most; raises `InvalidArgument` unless all targets are finite.
+
+    Where the targets are a part of n, join takes their sum to the sum of all n, for the centre.
+    """
+    d = own.shape[1:].numel()
+    total, column = torch.zeros(d, dtype=torch.float64, device=own.device), torch.empty(own.shape[0], device=own.device)
     if cost.centred(d):
-        for _, _, y in storage.blocks(flat):
+        for _, _, y in decoded(own):
             total += y.sum(0, dtype=torch.float64)
-    centre = (total / n).float()
-    for _, _, y in storage.blocks(flat):
-        for part in y.split(max(1, PIECE // max(1, d))):
-            require_finite("targets", part)
-            embedding = cost.embed_targets(part, centre)
-            columns.append(embedding.column)
-    return embedding._replace(y=None, column=torch.cat(columns))
+        total = join(total)
+    centre = (total / (n or own.shape[0])).float()
+    for start, stop, y in decoded(own):
+        for first, last in streaming.blocks(stop - start, max(1, PIECE // max(1, d))):
+            require_finite("targets", y[first:last])
+            embedding = cost.embed_targets(y[first:last], centre)
+            column[start + first : start + last] = embedding.column
+    return embedding._replace(y=None, column=column)
+
+
+def decoded(own: Tensor | Storage) -> Iterator[tuple[int, int, Tensor]]:
+    return own.blocks(flat) if isinstance(own, Storage) else iter([(0, own.shape[0], flat(own))])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from .form import Form as Form
 from .ops import (
     argmin as argmin,
     average as average,
+    moments as moments,
     sample as sample,
     scores as scores,
     soft_marginal as soft_marginal,
@@ -35,3 +36,4 @@ from .ops import (
 )
 from .prepared import Prepared as Prepared, prepare as prepare
 from .select import BACKENDS as BACKENDS, refusal as refusal
+from .shards import Shards as Shards, spans as spans

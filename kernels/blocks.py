@@ -26,13 +26,6 @@ PROBE = 1024  # targets on which the backends are chosen
 WORTH = {"screen": (256, "gemm")}
 
 
-Join = Callable[[Tensor], Tensor]
-
-
-def as_it_is(value: Tensor) -> Tensor:
-    return value
-
-
 class Source(Protocol):
     """N targets as a form is given them; `block` is the number of them in every block but the last."""
 
@@ -93,28 +86,26 @@ class Blocks:
             best = found if best is None else merge.topk(best, found, k)
         return best
 
+    # What outlives a block is allocated before the first: small tensors left between large ones that come and go keep
+    # the allocator from using their memory again.
+
     def softmins(self, x: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         """v of each block alone, [blocks, B]."""
-        return torch.stack([reduce(x, bias, epsilon) for _, reduce in self.parts("softmin", x.shape[0])])
+        own = x.new_empty(-(-self.source.n // self.source.block), x.shape[0])
+        for i, (_, reduce) in enumerate(self.parts("softmin", x.shape[0])):
+            own[i] = reduce(x, bias, epsilon)
+        return own
 
     def softmin(self, x: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         return merge.softmin(self.softmins(x, bias, epsilon), epsilon)
 
-    def soft_marginal(
-        self,
-        x: Tensor,
-        bias: Tensor,
-        epsilon: float,
-        row_weight: Tensor,
-        join: Callable[[Tensor], Tensor] = lambda v: v,
-    ) -> tuple[Tensor, Tensor]:
-        """As in `fastsdot.kernels`; `join` takes v of these targets to v of all, where others are elsewhere."""
-        own = self.softmins(x, bias, epsilon)
-        value = join(merge.softmin(own, epsilon))
-        masses = []
-        for (_, reduce), v in zip(self.parts("soft_marginal", x.shape[0]), own, strict=True):
-            masses.append(reduce(x, bias, epsilon, merge.row_weight(row_weight, value, v, epsilon))[1])
-        return value, torch.cat(masses)
+    def soft_marginal(self, x: Tensor, bias: Tensor, epsilon: float, row_weight: Tensor) -> tuple[Tensor, Tensor]:
+        own, mass = self.softmins(x, bias, epsilon), torch.empty_like(bias)
+        value = merge.softmin(own, epsilon)
+        for (start, reduce), v in zip(self.parts("soft_marginal", x.shape[0]), own, strict=True):
+            part = reduce(x, bias, epsilon, merge.row_weight(row_weight, value, v, epsilon))[1]
+            mass[start : start + part.shape[0]] = part
+        return value, mass
 
     def sample(self, x: Tensor, bias: Tensor, epsilon: float, seed: Tensor) -> Tensor:
         self.backend("sample")  # the race needs scores alone, but the one that the user named may have none
@@ -128,6 +119,36 @@ class Blocks:
             score, width = module.block_score(x, module.prepare(y, self.form), bias[first:last], self.form)
             for start, stop in streaming.blocks(last - first, width):
                 yield first + start, first + stop, score(start, stop)
+
+    def chosen(self, index: Tensor) -> Tensor:
+        return self.source.rows(index)
+
+    def soft_gradient(
+        self, x: Tensor, bias: Tensor, value: Tensor, grad: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        grad_x, mass = torch.zeros_like(x), torch.empty_like(bias)
+        for start, stop, y in self.source.stream():
+            part, mass[start:stop] = torch.ops.fastsdot.soft_gradient(
+                x, y, bias[start:stop], value, grad, self.form.key, epsilon
+            )
+            grad_x += part
+        return grad_x, mass
+
+
+def centred_moments(
+    scores: Iterator[tuple[int, int, Tensor]], x: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """m_j = mean_i s_ij [N], Σ_j (s_ij − m_j) [B] and Σ_ij (s_ij − m_j)², in float64."""
+    mean = torch.empty_like(bias, dtype=torch.float64)
+    row = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+    square = row.new_zeros(())
+    for start, stop, s in scores:
+        s = s.double()
+        mean[start:stop] = s.mean(0)
+        s = s - mean[start:stop]
+        row += s.sum(1)
+        square += s.square().sum()
+    return mean, row, square
 
 
 class Chosen(torch.autograd.Function):
@@ -165,11 +186,4 @@ class Soft(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, bias, value = ctx.saved_tensors
-        grad_x, masses = torch.zeros_like(x), []
-        for start, stop, y in ctx.blocks.source.stream():
-            part, mass = torch.ops.fastsdot.soft_gradient(
-                x, y, bias[start:stop], value, grad.contiguous(), ctx.blocks.form.key, ctx.epsilon
-            )
-            grad_x += part
-            masses.append(mass)
-        return grad_x, torch.cat(masses), None, None
+        return *ctx.blocks.soft_gradient(x, bias, value, grad.contiguous(), ctx.epsilon), None, None

@@ -5,15 +5,21 @@ target, for argmin and topk): ∂v_i/∂bias_j = p_ij and ∂v_i/∂x_i = Σ_j p
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Union
 
 import torch
 from torch import Tensor
 
 from . import gemm, streaming
-from .blocks import Blocks, Chosen, Soft
+from .blocks import Blocks, Chosen, Soft, centred_moments
 from .form import find
 from .prepared import Prepared
 from .select import BACKENDS
+
+if TYPE_CHECKING:
+    from .shards import Shards
+
+Targets = Union[Prepared, Blocks, "Shards"]
 
 
 @torch.library.custom_op("fastsdot::argmin", mutates_args=())
@@ -144,70 +150,70 @@ _topk.register_autograd(_topk_backward, setup_context=_save_chosen)
 _softmin.register_autograd(_soft_backward, setup_context=_save_soft)
 
 
-def argmin(x: Tensor, targets: Prepared | Blocks, bias: Tensor) -> tuple[Tensor, Tensor]:
+def argmin(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor]:
     """min_j s_ij and the smallest j that reaches it: [B], [B] int64."""
-    if isinstance(targets, Blocks):
+    if not isinstance(targets, Prepared):
         return Chosen.apply(x.contiguous(), bias, targets, None)
     backend = targets.backend("argmin")
     return _argmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key)
 
 
-def softmin(x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float) -> Tensor:
+def softmin(x: Tensor, targets: Targets, bias: Tensor, epsilon: float) -> Tensor:
     """v_i = −ε log Σ_j exp(−s_ij / ε), [B]."""
-    if isinstance(targets, Blocks):
+    if not isinstance(targets, Prepared):
         return Soft.apply(x.contiguous(), bias, targets, epsilon)
     backend = targets.backend("softmin")
     return _softmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, epsilon)
 
 
 def soft_marginal(
-    x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float, row_weight: Tensor | None = None
+    x: Tensor, targets: Targets, bias: Tensor, epsilon: float, row_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """v_i, [B], and Σ_i r_i exp((v_i − s_ij) / ε), [N]; r defaults to 1/B. Neither is differentiable."""
     if row_weight is None:
         row_weight = x.new_full((x.shape[0],), 1 / max(1, x.shape[0]))
     x, bias, row_weight = x.detach().contiguous(), bias.detach(), row_weight.detach()
-    if isinstance(targets, Blocks):
+    if not isinstance(targets, Prepared):
         return targets.soft_marginal(x, bias, epsilon, row_weight)
     backend = targets.backend("soft_marginal")
     return _soft_marginal(x, targets.layouts[backend], bias, row_weight, backend, targets.form.key, epsilon)
 
 
-def topk(x: Tensor, targets: Prepared | Blocks, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def topk(x: Tensor, targets: Targets, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k smallest s_ij of each row in ascending order, ties by index, and their indices: [B, k], [B, k] int64."""
-    if isinstance(targets, Blocks):
+    if not isinstance(targets, Prepared):
         return Chosen.apply(x.contiguous(), bias, targets, k)
     backend = targets.backend("topk")
     return _topk(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, k)
 
 
-def sample(x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float, seed: int | Tensor) -> Tensor:
+def sample(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, seed: int | Tensor) -> Tensor:
     """An index drawn with probability exp((v_i − s_ij) / ε) for each row, [B] int64.
 
     The draw is a function of `seed`, 64 bits in an int or an int64 tensor without dimensions, of the row's place in the
     batch and of the scores: rows are independent of each other, and calls are where their seeds differ.
     """
     x, bias, seed = x.detach().contiguous(), bias.detach(), torch.as_tensor(seed, dtype=torch.int64, device=x.device)
-    if isinstance(targets, Blocks):
+    if not isinstance(targets, Prepared):
         return targets.sample(x, bias, epsilon, seed)
     backend = targets.backend("sample")
     return _sample(x, targets.layouts[backend], bias, seed, backend, targets.form.key, epsilon)
 
 
 @torch.no_grad()
-def average(
-    x: Tensor, targets: Prepared | Blocks, bias: Tensor, epsilon: float, points: Callable[[int, int], Tensor]
-) -> Tensor:
+def average(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, points: Callable[[int, int], Tensor]) -> Tensor:
     """Σ_j exp((v_i − s_ij) / ε) points_j, [B, D'], for points(start, stop) [stop − start, D']; not differentiable."""
+    if not isinstance(targets, Prepared | Blocks):
+        return targets.average(x.contiguous(), bias, epsilon, points)
     return streaming.average(scores(x.contiguous(), targets, bias), epsilon, points)
 
 
-def scores(x: Tensor, targets: Prepared | Blocks, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+def scores(x: Tensor, targets: Targets, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(start, stop, s_ij as [B, stop − start]) over all targets, for sums that are none of the reductions.
 
     Each may be overwritten by the next.
     """
-    if isinstance(targets, Blocks):
+    if not isinstance(targets, Prepared):
         yield from targets.scores(x, bias)
         return
     name = "numba" if targets.plan.get("soft_marginal") == "numba" else "gemm"
@@ -215,3 +221,24 @@ def scores(x: Tensor, targets: Prepared | Blocks, bias: Tensor) -> Iterator[tupl
     score, width = BACKENDS[name].load().block_score(x, layout, bias, targets.form)
     for start, stop in streaming.blocks(targets.y.shape[0], width):
         yield start, stop, score(start, stop)
+
+
+def moments(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """m_j = mean_i s_ij [N], Σ_j (s_ij − m_j) [B] and Σ_ij (s_ij − m_j)², in float64."""
+    if not isinstance(targets, Prepared | Blocks):
+        return targets.moments(x, bias)
+    return centred_moments(scores(x, targets, bias), x, bias)
+
+
+def chosen(targets: Targets, index: Tensor) -> Tensor:
+    """Rows of y, [K, D]."""
+    return targets.y[index] if isinstance(targets, Prepared) else targets.chosen(index)
+
+
+def gradient(
+    x: Tensor, targets: Targets, bias: Tensor, value: Tensor, grad: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """`soft_gradient` for targets of any kind."""
+    if isinstance(targets, Prepared):
+        return torch.ops.fastsdot.soft_gradient(x, targets.y, bias, value, grad, targets.form.key, epsilon)
+    return targets.soft_gradient(x, bias, value, grad, epsilon)
