@@ -10,24 +10,24 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not (BENCHMARKS / "gpu_suite.py").exists(), reason="the suite is in the checkout alone")
 
-# Runs the suite as it is, and again with the second-best target for the best in every fifth row of gemm's argmin.
+# Runs the suite as it is, and again with the second-best target for the best in every fifth row of an argmin.
 BROKEN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import gpu_suite
-from fastsdot.kernels import gemm
+from fastsdot.kernels import naive
 
-options = ["--small", "--only", "ceilings", "correctness", "--backends", "gemm", "--out"]
+options = ["--small", "--only", "ceilings", "correctness", "--backends", "naive", "--out"]
 first = gpu_suite.main([*options, sys.argv[2]])
-argmin = gemm.argmin
+argmin = naive.argmin
 
 def wrong(x, layout, bias, form):
     value, index = argmin(x, layout, bias, form)
     if min(len(x), len(bias)) > 1:
-        index[::5] = gemm.topk(x, layout, bias, form, 2)[1][::5, 1]
+        index[::5] = naive.topk(x, layout, bias, form, 2)[1][::5, 1]
     return value, index
 
-gemm.argmin = wrong
+naive.argmin = wrong
 second = gpu_suite.main([*options, sys.argv[3]])
 assert "triton" not in sys.modules or gpu_suite.os.environ["TRITON_INTERPRET"] == "1"
 sys.exit(10 * first + second)
@@ -42,15 +42,15 @@ def test_a_wrong_kernel_is_a_failure_and_a_right_one_is_not(tmp_path):
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     done = python("-c", BROKEN, BENCHMARKS, right, wrong, cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "FAILED correctness: gemm argmin" in done.stderr
+    assert "FAILED correctness: naive argmin" in done.stderr
     found = json.loads((right / "results.json").read_text())
     assert found["failures"] == []
     assert {row["reduction"] for row in found["correctness"]["worst"]} >= {"argmin", "softmin", "soft_marginal", "topk"}
     assert all(row["worst"] <= 1 for row in found["correctness"]["worst"])
     assert found["ceilings"]["fp32"] > 0
     found = json.loads((wrong / "results.json").read_text())
-    assert all("gemm argmin" in failure for failure in found["failures"])
-    assert "## Failures\n\n- correctness: gemm argmin" in (wrong / "README.md").read_text()
+    assert all("naive argmin" in failure for failure in found["failures"])
+    assert "## Failures\n\n- correctness: naive argmin" in (wrong / "README.md").read_text()
 
 
 def test_it_imports_the_checkout_without_an_installation(tmp_path):

@@ -29,16 +29,20 @@ SUM_ERROR = 1e-5  # of sums, between launches
 Call = Callable[..., tuple[Tensor, ...]]
 
 
-def call(module, reduction: str, x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, **launch) -> tuple:
-    """A reduction of a backend, as its operator calls it."""
+def caller(module, reduction: str, y: list[Tensor], bias: Tensor, form: Form, rows: int) -> Call:
+    """A reduction of a backend as its operator calls it, of a batch [B, D] and `launch=`; made before any capture."""
     extra = {
         "softmin": (1.0,),
-        "soft_marginal": (1.0, torch.full_like(x[:, 0], 1 / max(1, len(x)))),
+        "soft_marginal": (1.0, torch.full_like(bias[:1], 1 / max(1, rows)).expand(rows).contiguous()),
         "topk": (5,),
-        "sample": (1.0, torch.tensor(SEED, device=x.device)),
+        "sample": (1.0, torch.tensor(SEED, device=bias.device)),
     }.get(reduction, ())
-    result = getattr(module, reduction)(x, layout, bias, form, *extra, **launch)
-    return result if isinstance(result, tuple) else (result,)
+
+    def run(x: Tensor, **launch) -> tuple[Tensor, ...]:
+        result = getattr(module, reduction)(x, y, bias, form, *extra, **launch)
+        return result if isinstance(result, tuple) else (result,)
+
+    return run
 
 
 def same(reduction: str, first: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
@@ -74,20 +78,18 @@ def programs(count: int) -> Iterator[None]:
         triton_launch.PROGRAMS = before
 
 
-def vary(module, reduction: str, x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> Iterator[tuple]:
+def vary(run: Call, reduction: str, x: Tensor, choices: list) -> Iterator[tuple[str, bool]]:
     """(what was changed, whether the result is the same) for each launch, split and part of the batch."""
-    first = call(module, reduction, x, layout, bias, form)
-    for launch in launches(module, reduction, form, x.device, x.shape[1]):
-        yield f"{launch}", same(reduction, first, call(module, reduction, x, layout, bias, form, launch=launch))
+    first = run(x)
+    for launch in choices:
+        yield f"{launch}", same(reduction, first, run(x, launch=launch))
     for count in PROGRAMS:
         with programs(count):
-            yield f"PROGRAMS={count}", same(reduction, first, call(module, reduction, x, layout, bias, form))
+            yield f"PROGRAMS={count}", same(reduction, first, run(x))
     if reduction in BY_ROW:
-        parts = [call(module, reduction, row, layout, bias, form) for row in (x[:1], x[1:4], x[4:])]
-        joined = tuple(torch.cat(part) for part in zip(*parts, strict=True))
-        yield "the batch in parts", same(reduction, first, joined)
-    again = call(module, reduction, x, layout, bias, form)
-    yield "the same call again", all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        parts = [run(rows) for rows in (x[:1], x[1:4], x[4:])]
+        yield "the batch in parts", same(reduction, first, tuple(map(torch.cat, zip(*parts, strict=True))))
+    yield "the same call again", all(torch.equal(a, b) for a, b in zip(first, run(x), strict=True))
 
 
 def graph(run: Call, x: Tensor) -> Iterator[tuple[str, bool]]:
@@ -121,14 +123,13 @@ def no_waiting(run: Call, x: Tensor) -> Iterator[tuple[str, bool]]:
     yield "no host synchronisation", True
 
 
-def checks(session: Session, module, reduction: str, operands: tuple) -> Iterator[tuple[str, bool]]:
-    x, layout, bias, form = operands
-    yield from vary(module, reduction, *operands)
+def checks(session: Session, backend: str, reduction: str, case: Case) -> Iterator[tuple[str, bool]]:
+    module, (x, y, bias, form) = BACKENDS[backend].load(), case.operands(session.device)
+    if module.refusal(form, reduction, session.device, *y.shape) is not None:
+        return
+    run = caller(module, reduction, prepare(y, form, backend).layouts[backend], bias, form, len(x))
+    yield from vary(run, reduction, x, launches(module, reduction, form, session.device, case.d))
     if session.cuda:
-
-        def run(batch: Tensor) -> tuple[Tensor, ...]:
-            return call(module, reduction, batch, layout, bias, form)
-
         yield from no_waiting(run, x)
         yield from graph(run, x)
 
@@ -144,14 +145,10 @@ def run(session: Session) -> dict:
             if session.left < 0:
                 left_out[f"{name}, {case}"] = "it came after this part's time"
                 continue
-            x, y, bias, form = case.operands(session.device)
             for reduction in REDUCTIONS:
                 at = f"{name} {reduction}"
-                if BACKENDS[name].load().refusal(form, reduction, session.device, *y.shape) is not None:
-                    continue
                 try:
-                    layout = prepare(y, form, name).layouts[name]
-                    for what, equal in checks(session, BACKENDS[name].load(), reduction, (x, layout, bias, form)):
+                    for what, equal in checks(session, name, reduction, case):
                         made[f"{at}: {kind(what)}"] = made.get(f"{at}: {kind(what)}", 0) + 1
                         if not equal:
                             session.failures.append(f"invariance: {at}, {case}: {what} changed the result")

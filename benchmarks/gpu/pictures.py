@@ -4,6 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastsdot.costs import LOW_DIMENSION
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -13,9 +15,9 @@ COSTS = ("sqeuclidean", "l1")
 
 
 def floor(row: dict, ceilings: dict) -> float:
-    """Seconds that no float32 kernel can beat here: one read of the targets, or the arithmetic."""
+    """Seconds of one read of float32 targets, or of one bf16 product or two additions a coordinate."""
     flops = 2 * row["b"] * row["n"] * row["d"]
-    arithmetic = ceilings.get("bf16" if row["cost"] == "sqeuclidean" else "fadd")
+    arithmetic = ceilings.get("bf16" if row["cost"] == "sqeuclidean" and row["d"] > LOW_DIMENSION else "fadd")
     limits = [flops / arithmetic] if isinstance(arithmetic, float) else []
     if isinstance(ceilings.get("copy"), float):
         limits.append(4 * row["n"] * row["d"] / ceilings["copy"])

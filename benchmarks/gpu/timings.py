@@ -21,7 +21,7 @@ from .session import CRASHES, Session, reason
 ROW_SECONDS = 0.6  # of timing for a row of the table
 CALL_SECONDS = 1.5  # a contestant that would take longer, at its best rate so far, is left out
 PASSES = {"argmin": 1, "softmin": 1, "soft_marginal": 2, "topk": 1, "sample": 1}  # over all pairs
-LAYOUTS, PEER_LAYOUTS = 4, 2  # times the targets' bytes that a row may need: float64 once, layouts, casts of peers
+LAYOUTS, PEER_LAYOUTS = 6, 2  # times the targets' bytes that a row may need: float64 squares, layouts, peers' casts
 OUTPUT_BYTES = {"argmin": 12, "softmin": 4, "soft_marginal": 4, "topk": 96, "sample": 8}  # a row of x
 
 
@@ -65,6 +65,7 @@ class Contest:
             self.results[name] = {"absent": str(error)}
         except (torch.OutOfMemoryError, ImportError) as error:
             self.results[name] = {"absent": reason(error)}
+            self.session.free()  # what the failed call held
         except CRASHES as error:
             self.results[name] = {"absent": reason(error)}
             if name.startswith(OURS):
