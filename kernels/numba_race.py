@@ -16,7 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .philox import BELOW_ONE, LARGEST, MASK, MULTIPLIERS, ROUNDS, WEYL
+from .philox import LARGEST, MASK, MULTIPLIERS, ROUNDS, WEYL
 from .threads import share
 
 CHUNK = 1024  # targets whose words are in the L1 cache at once
@@ -44,13 +44,18 @@ def philox(target, pair, key):
     return c0, c1, c2, c3
 
 
+@njit(inline="always")
+def unit(high, low):
+    return (np.float64(high) * 2.0**32 + np.float64(low) + 0.5) * 2.0**-64
+
+
 @njit
 def gumbel(row, target, key):
     """G of `philox.gumbel`, to the bit but for the logarithms' own last one."""
     c0, c1, c2, c3 = philox(WORD(target), WORD(row) >> ONE, key)
     high, low = (c2, c3) if row & 1 else (c0, c1)
-    uniform = min((np.float64(high) * 2.0**32 + np.float64(low) + 0.5) * 2.0**-64, BELOW_ONE)
-    return -math.log(-math.log1p(-uniform))
+    u = unit(high, low)
+    return -math.log(-(math.log1p(-u) if u < 0.5 else math.log(unit(LOW - high, LOW - low))))
 
 
 @njit(nogil=True)

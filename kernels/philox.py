@@ -24,7 +24,6 @@ ROUNDS = 10
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 WEYL = 0x9E3779B9, 0xBB67AE85  # what each round adds to the key
 MASK = 2**32 - 1
-BELOW_ONE = 1 - 2.0**-53  # the largest U in float64
 LARGEST = 45.1  # G at U = 2⁻⁶⁵
 
 
@@ -45,9 +44,18 @@ def gumbel(seed: Tensor, rows: int, first: int, last: int) -> Tensor:
     target = torch.arange(first, last, device=seed.device)
     counter = target & MASK, target >> 32, pair, torch.zeros_like(pair)
     words = philox(counter, (seed & MASK, seed >> 32 & MASK))
-    high, low = (torch.stack(two, 1).flatten(0, 1)[:rows].double() for two in (words[::2], words[1::2]))
-    uniform = ((high * 2.0**32 + low + 0.5) * 2.0**-64).clamp(max=BELOW_ONE)
-    return -torch.log(-torch.log1p(-uniform))
+    return to_gumbel(*(torch.stack(two, 1).flatten(0, 1)[:rows] for two in (words[::2], words[1::2])))
+
+
+def to_gumbel(high: Tensor, low: Tensor) -> Tensor:
+    """−log(−log(1 − U)) for U of the two words, float64; 1 − U is made of their complements, which loses nothing."""
+    u, rest = unit(high, low), unit(MASK - high, MASK - low)
+    return -torch.log(-torch.where(u < 0.5, torch.log1p(-u), torch.log(rest)))
+
+
+def unit(high: Tensor, low: Tensor) -> Tensor:
+    """(n + ½) / 2⁶⁴ for the two halves of n."""
+    return (high.double() * 2.0**32 + low.double() + 0.5) * 2.0**-64
 
 
 def race(score: Tensor, first: int, epsilon: float, seed: Tensor, value: Tensor, index: Tensor) -> None:

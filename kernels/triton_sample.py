@@ -35,23 +35,27 @@ def unit(high, low):
 
 
 @triton.jit
-def gumbel(seed, row, target):
-    """G of `philox.gumbel` for rows [BM] and targets [BN], [BM, BN] float32."""
-    zero = row[:, None] * 0 + target[None, :] * 0
-    first, second, third, fourth = tl.philox(seed, zero + target[None, :], zero, zero + row[:, None] // 2, zero)
-    odd = (row % 2 == 1)[:, None]
-    high, low = tl.where(odd, third, first), tl.where(odd, fourth, second)
+def to_gumbel(high, low):
+    """−log(−log(1 − U)) for U of the two words, float32."""
     u = unit(high, low)
     series = tl.full(u.shape, 1.0 / 12, tl.float32)
     for k in tl.static_range(11, 0, -1):
         series = series * u + 1.0 / k
-    wait = tl.where(u < 0.25, series * u, -tl.log(unit(high ^ 0xFFFFFFFF, low ^ 0xFFFFFFFF)))
-    return -tl.log(wait)
+    return -tl.log(tl.where(u < 0.25, series * u, -tl.log(unit(high ^ 0xFFFFFFFF, low ^ 0xFFFFFFFF))))
+
+
+@triton.jit
+def gumbel(seed, row, target):
+    """G_ij of `philox` for rows [BM] and targets [BN], [BM, BN] float32."""
+    zero = row[:, None] * 0 + target[None, :] * 0
+    first, second, third, fourth = tl.philox(seed, zero + target[None, :], zero, zero + row[:, None] // 2, zero)
+    odd = (row % 2 == 1)[:, None]
+    return to_gumbel(tl.where(odd, third, first), tl.where(odd, fourth, second))
 
 
 @triton.jit(do_not_specialize=["B", "N", "group_size", "epsilon"])
 def tile_races(
-    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, seed_ptr, value_ptr, index_ptr, group_size, epsilon,
+    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, seed_ptr, value_ptr, where_ptr, group_size, epsilon,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -76,7 +80,7 @@ def tile_races(
         best = tl.minimum(low, best)
     out = group.to(tl.int64) * B + offs_m
     tl.store(value_ptr + out, best, mask=offs_m < B)
-    tl.store(index_ptr + out, index, mask=offs_m < B)
+    tl.store(where_ptr + out, index, mask=offs_m < B)
 
 
 @on_device

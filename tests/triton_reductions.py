@@ -8,10 +8,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compare import ROUNDING, assert_argmin, reference, tolerance
+import triton
+import triton.language as tl
+from compare import ROUNDING, assert_argmin, reference, regret, tolerance
 from kernel_cases import FORMS, assert_close, double, lattice, problem
 
-from fastsdot.kernels import naive, triton_argmin, triton_backend as backend, triton_launch, triton_topk
+from fastsdot.kernels import (
+    naive,
+    philox,
+    triton_argmin,
+    triton_backend as backend,
+    triton_launch,
+    triton_sample,
+    triton_topk,
+)
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_launch import Launch
 
@@ -203,6 +213,62 @@ def test_ties_among_the_k_best_are_in_order_of_index(form):
     bias[50:] = torch.inf
     index = run_topk(x, y, bias, form, 60)[1]
     assert torch.equal(index, naive.topk(*double(x, y, bias), form, 60)[1])
+
+
+def assert_draws(x, y, bias, form, epsilon, launch):
+    seed = torch.tensor(2**40 + 3)
+    noisy = reference(x, y, bias, form) - epsilon * philox.gumbel(seed, x.shape[0], 0, y.shape[0])
+    layout = backend.prepare(y.to(DEVICE), form)
+    index = backend.sample(x.to(DEVICE), layout, bias.to(DEVICE), form, epsilon, seed.to(DEVICE), launch).cpu()
+    assert index.dtype == torch.int64
+    assert (regret(noisy, index) <= 2 * tolerance(x, y, bias, form) + 1e-5 * epsilon).all()
+
+
+@every_form
+def test_a_draw_is_that_of_the_definition(form):
+    x, y, bias = problem(9, 90)
+    bias[40:60] = torch.inf
+    assert_draws(x, y, bias, form, 1.0, put(x, y, bias, form)[-1])
+
+
+@two_forms
+@pytest.mark.parametrize("epsilon", [1e-3, 1e4])
+def test_groups_and_launches_change_no_draw(form, epsilon, monkeypatch):
+    x, y, bias = problem(5, 90)
+    for programs in (1, 1000):
+        monkeypatch.setattr(triton_launch, "PROGRAMS", programs)
+        assert_draws(x, y, bias, form, epsilon, put(x, y, bias, form)[-1])
+    assert_draws(x, y, bias, form, epsilon, None)
+
+
+@triton.jit
+def noise(seed_ptr, out_ptr, first, rows: tl.constexpr, width: tl.constexpr):
+    i, j = tl.arange(0, rows), tl.arange(0, width)
+    tl.store(out_ptr + i[:, None] * width + j[None, :], triton_sample.gumbel(tl.load(seed_ptr), i, first + j))
+
+
+@pytest.mark.parametrize("seed", [0, -5, 2**62 + 9])
+def test_noise_is_that_of_the_definition(seed):
+    seed, out = torch.tensor(seed), torch.empty(16, 8192, device=DEVICE)
+    noise[(1,)](seed.to(DEVICE), out, 2**30, 16, 8192)
+    assert_close(out.cpu(), philox.gumbel(seed, 16, 2**30, 2**30 + 8192), 1e-5)
+
+
+@triton.jit
+def noise_of_words(words_ptr, out_ptr, count: tl.constexpr):
+    at = tl.arange(0, count)
+    high, low = tl.load(words_ptr + at).to(tl.uint32), tl.load(words_ptr + count + at).to(tl.uint32)
+    tl.store(out_ptr + at, triton_sample.to_gumbel(high, low))
+
+
+def test_noise_is_right_in_both_tails():
+    edges = torch.tensor([0, 1, 2**29, 2**30 - 1, 2**30, 2**31, philox.MASK - 1, philox.MASK])
+    words = torch.cartesian_prod(edges, edges).T.contiguous()
+    out = torch.empty(64, device=DEVICE)
+    noise_of_words[(1,)](words.to(DEVICE), out, 64)
+    expected = philox.to_gumbel(*words)
+    assert_close(out.cpu(), expected, 1e-5)
+    assert expected.max() > 45  # 64 bits: numbers of 32 end at 22.9
 
 
 def test_refusals_say_why():
