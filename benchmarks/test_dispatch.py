@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 import torch
-from problems import interleave, wall
+from problems import interleave
 from torch import Tensor
 
 from fastsdot import costs
@@ -69,7 +69,7 @@ def contestants(name: str, d: int, b: int, n: int) -> dict[str, Run]:
 
 def seconds_of(run: Run) -> float:
     run()  # compiles
-    return min(wall(run), wall(run))
+    return interleave({"": run}, 2)[""]
 
 
 def judge(runs: dict[str, Run], rounds: int, patience: float) -> tuple[dict[str, float], bool]:
