@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from compare import assert_argmin, reference, regret, tolerance
+from compare import Truth, assert_argmin, reference, regret, tolerance
 
-from fastsdot.kernels import Form
+from fastsdot.kernels import Form, naive
 
 FORMS = {
     "inner": Form("inner", scale=2.0),
@@ -94,3 +94,32 @@ def test_the_allowance_is_that_of_float32(problem):
 
 def scale(form):
     return 1e12 if form.kind == "inner" else 1e6
+
+
+def exact(problem, k=4, epsilon=0.5):
+    """The results of all reductions, as float32 has them."""
+    x, y, bias, form = problem[:4]
+    operands, weight = (x.double(), [y.double()], bias.double(), form), torch.linspace(-1, 2, 9)
+    value, mass = naive.soft_marginal(*operands, epsilon, weight.double())
+    low, index = naive.topk(*operands, k)
+    return Truth(x, y, bias, form), value.float(), mass.float(), weight, low.float(), index
+
+
+def test_results_that_are_rounded_once_are_within_rounding(problem):
+    truth, value, mass, weight, low, index = exact(problem)
+    assert (truth.argmin(low[:, 0], index[:, 0]) <= 1).all()
+    assert (truth.softmin(value, 0.5) <= 1).all()
+    assert (truth.mass(mass, 0.5, weight) <= 1).all()
+    assert (truth.topk(low, index) <= 1).all()
+
+
+def test_wrong_results_are_seen_in_their_row_alone(problem):
+    truth, value, mass, weight, low, index = exact(problem)
+    off = torch.zeros(9)
+    off[2] = 2 * float(truth.allowed.max()) + 1e-5
+    assert (truth.softmin(value + off, 0.5) > 1).tolist() == (off > 0).tolist()
+    assert (truth.argmin(low[:, 0] + off, index[:, 0]) > 1).tolist() == (off > 0).tolist()
+    assert (truth.topk(low + off[:, None], index) > 1).tolist() == (off > 0).tolist()
+    assert (truth.mass(mass * 1.01, 0.5, weight) > 1).any()
+    index[2, 3] = index[2, 0]
+    assert torch.isinf(truth.topk(low, index)).tolist() == (off > 0).tolist()

@@ -10,7 +10,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from compare import ROUNDING, assert_argmin, reference, regret, tolerance
+from compare import Truth, assert_argmin, reference, regret, tolerance
 from kernel_cases import FORMS, assert_close, double, lattice, problem
 
 from fastsdot.kernels import (
@@ -65,11 +65,9 @@ def run_topk(x, y, bias, form, k):
 
 
 def assert_soft(x, y, bias, form, epsilon, value, row_weight, mass):
-    allowed = tolerance(x, y, bias, form) + epsilon * 1e-6
-    expected, exact = naive.soft_marginal(*double(x, y, bias), form, epsilon, row_weight.double())
-    assert_close(value, expected, allowed)
-    share = torch.softmax(-reference(x, y, bias, form) / epsilon, 1)
-    assert_close(mass, exact, (row_weight.abs() * (2 * allowed / epsilon + 1e-6)).double() @ share + 1e-9)
+    truth = Truth(x, y, bias, form)
+    assert (truth.softmin(value, epsilon) <= 1).all()
+    assert (truth.mass(mass, epsilon, row_weight) <= 1).all()
 
 
 @every_form
@@ -200,11 +198,8 @@ def test_topk(form, n, k, monkeypatch):
     monkeypatch.setattr(triton_topk, "CANDIDATES", 100)  # fewer rows at a time than there are
     x, y, bias = problem(3, n)
     value, index = run_topk(x, y, bias, form, k)
-    best = naive.topk(*double(x, y, bias), form, k)[0]
-    allowed = tolerance(x, y, bias, form)[:, None] + ROUNDING * best.abs()  # the k-th may be far above the first
-    assert all(len(set(row)) == k for row in index.tolist())
-    assert_close(value, best, allowed)
-    assert_close(reference(x, y, bias, form).gather(1, index), best, allowed)
+    assert value.shape == index.shape == (3, k)
+    assert (Truth(x, y, bias, form).topk(value, index) <= 1).all()
 
 
 @two_forms
