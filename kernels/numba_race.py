@@ -19,7 +19,6 @@ from torch import Tensor
 from .philox import LARGEST, MASK, MULTIPLIERS, ROUNDS, WEYL
 from .threads import share
 
-CHUNK = 1024  # targets whose words are in the L1 cache at once
 GROUP = 64  # targets that are looked at together
 TASK_SCORES = 2**16  # worth a task
 
@@ -67,46 +66,48 @@ def leading_words(first, count, pair, key, even, odd):
 
 
 @njit(nogil=True)
-def within(score, start, stop, limit):
+def within(score, limit):
     """Whether a score lies at or below the limit; a NaN, from infinite scores and limits, does not."""
     count = 0
-    for j in range(start, stop):
+    for j in range(score.size):
         count += score[j] <= limit
+    return count > 0
+
+
+@njit(nogil=True)
+def possible(score, bits, epsilon, best):
+    """Whether a score less its bound of the noise lies at or below the best."""
+    count = 0
+    for j in range(score.size):
+        count += score[j] - epsilon * (START - SLOPE * bits[j]) <= best
     return count > 0
 
 
 @njit(nogil=True)
 def race_rows(score, stride, width, begin, end, first, epsilon, key, value, index):
     """Rows begin ≤ i < end, begin even, of scores with `stride` between rows."""
-    words = np.empty((2, CHUNK), np.float32)
+    words = np.empty((2, GROUP), np.float32)
     bits = words.view(np.int32)
     for pair in range(begin // 2, (end + 1) // 2):
-        for start in range(0, width, CHUNK):
-            count = min(CHUNK, width - start)
-            ready = False
+        for start in range(0, width, GROUP):
+            count, ready = min(GROUP, width - start), False
             for i in range(2 * pair, min(2 * pair + 2, end)):
-                base = i * stride + start
-                for group in range(0, count, GROUP):
-                    rest = min(group + GROUP, count)
-                    if not within(score, base + group, base + rest, value[i] + epsilon * LARGEST):
-                        continue
-                    if not ready:
-                        leading_words(first + start, count, WORD(pair), key, words[0], words[1])
-                        ready = True
-                    contend(score, base, bits[i & 1], group, rest, i, first + start, epsilon, key, value, index)
+                group = score[i * stride + start : i * stride + start + count]
+                if not within(group, value[i] + epsilon * LARGEST):
+                    continue
+                if not ready:
+                    leading_words(first + start, count, WORD(pair), key, words[0], words[1])
+                    ready = True
+                if possible(group, bits[i & 1], epsilon, value[i]):
+                    compete(group, bits[i & 1], i, first + start, epsilon, key, value, index)
 
 
-@njit(nogil=True, inline="always")
-def contend(score, base, bits, begin, end, i, first, epsilon, key, value, index):
-    """Row i against the targets of a group."""
-    possible = 0
-    for j in range(begin, end):
-        possible += score[base + j] - epsilon * (START - SLOPE * bits[j]) <= value[i]
-    if possible == 0:
-        return
-    for j in range(begin, end):
-        if score[base + j] - epsilon * (START - SLOPE * bits[j]) <= value[i] and score[base + j] < np.inf:
-            noisy = score[base + j] - epsilon * gumbel(i, first + j, key)
+@njit(nogil=True)
+def compete(score, bits, i, first, epsilon, key, value, index):
+    """Let the targets of a group in, with all bits of their noise."""
+    for j in range(score.size):
+        if score[j] - epsilon * (START - SLOPE * bits[j]) <= value[i] and score[j] < np.inf:
+            noisy = score[j] - epsilon * gumbel(i, first + j, key)
             if noisy < value[i]:
                 value[i], index[i] = noisy, first + j
 
