@@ -43,11 +43,11 @@ BACKENDS = {
     "triton_screen": Backend("triton_screen", requires="triton", precision="exact"),
 }
 
-# Fastest first. Measured with `make bench` (docs/performance.md says on what), and on a GPU predicted from compiled code
+# Fastest first. Measured with `make bench` (docs/performance.md says on what); on a GPU predicted from compiled code
 # (docs/gpu-kernels.md). A backend that refuses is passed over.
 PREFERENCE = {
     ("cpu", "inner"): ("screen", "gemm"),
-    ("cpu", "power"): ("numba", "gemm"),
+    ("cpu", "power"): ("screen", "numba", "gemm"),
     ("cpu", "callable"): ("keops", "gemm"),
     ("cuda", "inner"): ("triton_screen", "triton", "gemm"),
     ("cuda", "power"): ("triton", "keops", "gemm"),
@@ -57,6 +57,9 @@ PREFERENCE = {
 # Targets below which a backend runs only when it is named. With 500, gemm took 0.6 (B = 1) to 1.2 (B = 64) of the time
 # of the screen, which adds 0.2 ms to a call; with 1 797, 0.6 to 3.4 (docs/performance.md).
 FEWEST = {"screen": 1000}
+# Coordinates below which the same holds. With 60 000 targets, numba took 0.2 (B = 1) to 1.6 (B = 256) of the time of the
+# screen at D = 12, 0.3 to 2.2 at D = 24 (docs/certificate.md).
+NARROWEST = {("screen", "power"): 24}
 
 
 def refusal(backend: str, form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:
@@ -92,5 +95,6 @@ def select(
         return backend
     order = PREFERENCE.get((device.type, form.kind), ("gemm",))
     enough = PRECISIONS[PRECISIONS.index(precision) :]
-    worth = (name for name in order if n >= FEWEST.get(name, 0) and BACKENDS[name].precision in enough)
+    large = (name for name in order if n >= FEWEST.get(name, 0) and d >= NARROWEST.get((name, form.kind), 0))
+    worth = (name for name in large if BACKENDS[name].precision in enough)
     return next(name for name in worth if refusal(name, form, reduction, device, n, d) is None)

@@ -178,7 +178,7 @@ def screen(
         rescore[(b,)](
             x, y, bias, bounds.row, b, y.shape[0], d, bounds.lower, bounds.group, -(-y.shape[0] // width),
             bounds.group.shape[1], bounds.size, bounds.lower.shape[1], most or 0, *found,
-            SCALE=float(form.scale), WIDTH=width, BK=32, LANES=256, CERTIFY=most is not None, num_warps=4,
+            SCALE=float(form.scale), WIDTH=width, BK=32, LANES=128, CERTIFY=most is not None, num_warps=2,
         )  # fmt: skip
     return found
 

@@ -1,13 +1,14 @@
 """Compile the Triton kernels ahead of time, without a GPU, and read the machine code.
 
-`python tests/aot.py` prints the table of docs/gpu-kernels.md; `--json` prints the same as data for the tests. It must
-run without TRITON_INTERPRET, which replaces the compiler when Triton is imported.
+`python tests/aot.py` prints the table of docs/gpu-kernels.md, `--screen` that of the float16 screen, `--json` either
+as data for the tests. It must run without TRITON_INTERPRET, which replaces the compiler when Triton is imported.
 
 A main loop of I instructions a warp over M scores' coordinates gives the floor of a problem of B·N·D coordinates
 
-    floor = max(B·N·D · 32·I·warps/M / lanes,  3·2·B·N·D / tf32 (inner form),  4·N·D / bytes)
+    floor = max(B·N·D · 32·I·warps/M / lanes,  products / rate,  bytes read once / bandwidth)
 
-where `lanes` is the rate at which a device issues instructions (times 32 lanes), `tf32` and `bytes` published peaks.
+where `lanes` is the rate at which a device issues instructions (times 32 lanes), and products are 3·2·B·N·D at the rate
+of tf32 for the inner form, 2·B·N·D at that of float16 for the screen. All rates are published peaks.
 """
 
 import argparse
@@ -26,14 +27,34 @@ from triton.compiler import ASTSource
 
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_argmin import nearest, tile_minima
-from fastsdot.kernels.triton_launch import COLUMN_LAUNCHES, LAUNCHES, Launch, available, form_constants
+from fastsdot.kernels.triton_encode import encode_samples, encode_targets, lower_bias
+from fastsdot.kernels.triton_launch import (
+    COLUMN_LAUNCHES,
+    LAUNCHES,
+    SCREEN_LAUNCHES,
+    Launch,
+    available,
+    form_constants,
+)
+from fastsdot.kernels.triton_rescore import rescore
+from fastsdot.kernels.triton_screen import tile_bounds
 from fastsdot.kernels.triton_soft import column_sums, row_sums
 from fastsdot.kernels.triton_topk import tile_scores
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-KERNELS = {kernel.__name__: kernel for kernel in (tile_minima, row_sums, column_sums, nearest, tile_scores)}
-TYPES = {"where_ptr": "*i32", "group_where_ptr": "*i32", "tile_ptr": "*i32", "index_ptr": "*i64", "c": "fp32"}
-ALIGNED = {"ldx", "ldy"}  # besides every pointer; D too, except as the power form and exact scores take it
+SCREEN = (tile_bounds, rescore, encode_samples, encode_targets, lower_bias)
+KERNELS = {kernel.__name__: kernel for kernel in (tile_minima, row_sums, column_sums, nearest, tile_scores, *SCREEN)}
+TYPES = {
+    **dict.fromkeys(("where_ptr", "group_where_ptr", "tile_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
+    **{"index_ptr": "*i64", "c": "fp32", "code_ptr": "*fp16"},
+    **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
+}
+ALIGNED = {
+    "ldx",
+    "ldy",
+    "ld",
+    "stride",
+}  # besides every pointer; D too, except as the power form and exact scores take it
 MMA = re.compile("HMMA|HGMMA|UTC.*MMA")
 
 FORMS = {
@@ -44,8 +65,12 @@ FORMS = {
     "lp 2.7": Form("power", p=2.7),
 }
 PROBLEM = (256, 1_000_000, 784)  # B, N, D of the predicted floor
-# Published peaks: lanes/s of instruction issue, tf32 FLOP/s without sparsity, bytes/s.
-PEAKS = {80: ("A100", 19.5e12, 156e12, 2.04e12), 90: ("H100 SXM", 33.5e12, 495e12, 3.35e12)}
+# Published peaks: lanes/s of instruction issue, tf32 FLOP/s without sparsity, which is half that of float16, bytes/s.
+PEAKS = {
+    80: ("A100", 19.5e12, 156e12, 2.04e12),
+    90: ("H100 SXM", 33.5e12, 495e12, 3.35e12),
+    100: ("B200", 37.5e12, 1125e12, 8e12),
+}
 
 
 @dataclass(frozen=True)
@@ -57,12 +82,13 @@ class Case:
     arch: int
     launch: Launch
     extra: tuple[tuple[str, int], ...] = ()
+    listed: bool = False  # of the rows that the screen left undecided
 
     @property
     def name(self) -> str:
         tile = f"{self.launch.rows}x{self.launch.columns}x{self.launch.depth}"
         extra = "".join(f" {key}={value}" for key, value in self.extra)
-        return f"{self.kernel} {self.form} sm_{self.arch} {tile}{extra}"
+        return f"{self.kernel} {self.form} sm_{self.arch} {tile}{extra}{' listed' * self.listed}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +104,7 @@ class Code:
     shared: int
     mma: int  # in the whole kernel
     loop: dict[str, int]  # instructions of the main loop by mnemonic
+    around: int  # instructions of the loop around it
     per_coordinate: float  # lanes' instructions of the main loop for one coordinate of one score
     floor_ms: float | None  # predicted, never measured
 
@@ -105,30 +132,42 @@ def cases(architectures: list[int]) -> list[Case]:
     return found
 
 
-def compile_case(case: Case) -> Code:
+def screen_cases(architectures: list[int]) -> list[Case]:
+    """The float16 screen: its first pass by every launch, the rest once, and the plain kernels on listed rows."""
+    found, width = [], ("WIDTH", 32)
+    for arch in architectures:
+        launches = available(SCREEN_LAUNCHES, FORMS["inner"], arch)
+        found += [Case("tile_bounds", "inner", arch, launch, (width,)) for launch in launches]
+        extra = (width, ("LANES", 128), ("CERTIFY", True))
+        found.append(Case("rescore", "inner", arch, Launch(1, 32, 32, 2, 3), extra))
+        found.append(Case("encode_samples", "inner", arch, Launch(1, 1, 256, 4, 3), (("CENTRED", True),)))
+        found.append(Case("encode_targets", "inner", arch, Launch(1, 32, 32, 4, 3)))
+        found.append(Case("lower_bias", "inner", arch, Launch(1, 64, 32, 4, 3), (("CENTRED", True),)))
+        plain = next(launch for launch in available(LAUNCHES, FORMS["inner"], arch) if launch.rows == 64)
+        found.append(Case("tile_minima", "inner", arch, plain, (("WIDTH", 1),), listed=True))
+        extra = (("WIDTH", 1), ("GROUPS", 128))
+        found.append(Case("nearest", "inner", arch, Launch(1, 1, 32, 4, 3), extra, listed=True))
+    return found
+
+
+def source_of(case: Case) -> ASTSource:
     kernel, form, launch = KERNELS[case.kernel], FORMS[case.form], case.launch
-    constants = {
-        **form_constants(form),
-        "BM": launch.rows,
-        "BN": launch.columns,
-        "BK": launch.depth,
-        **dict(case.extra),
-    }
-    if "BM" not in kernel.arg_names:
-        del constants["BM"]
+    tile = {"BM": launch.rows, "BN": launch.columns, "BK": launch.depth}
+    constants = form_constants(form) | tile | dict(case.extra) | ({} if case.listed else {"listed_ptr": None})
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature, attributes = {}, {}
     for at, name in enumerate(kernel.arg_names):
-        kind = "constexpr" if name in constants else "*fp32" if name.endswith("_ptr") else "i32"
-        signature[name] = TYPES.get(name, kind)
-        if (
-            name.endswith("_ptr")
-            or name in ALIGNED
-            or (name == "D" and form.kind == "inner" and "ldx" in kernel.arg_names)
-        ):
+        kind = TYPES.get((case.kernel, name)) or TYPES.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+        signature[name] = "constexpr" if name in constants else kind
+        whole = name == "D" and form.kind == "inner" and "ldx" in kernel.arg_names
+        if name not in constants and (name.endswith("_ptr") or name in ALIGNED or whole):
             attributes[(at,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", case.arch, 32), options=options)
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+
+
+def compile_case(case: Case) -> Code:
+    options = {"num_warps": case.launch.warps, "num_stages": case.launch.stages}
+    compiled = triton.compile(source_of(case), target=GPUTarget("cuda", case.arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -136,11 +175,11 @@ def compile_case(case: Case) -> Code:
         sass = tool("nvdisasm", "-c", str(cubin))
     registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
     code, branches = instructions(sass)
-    loop = main_loop(code, branches)
+    loop, around = main_loop(code, branches)
     mma = sum(bool(MMA.match(op)) for op in code)
     return Code(
         case.name, case.kernel, case.form, case.arch, registers, stack, compiled.metadata.shared, mma,
-        dict(loop), *predict(case, loop),
+        dict(loop), around, *predict(case, loop, around),
     )  # fmt: skip
 
 
@@ -161,46 +200,62 @@ def instructions(sass: str) -> tuple[list[str], list[tuple[int, int]]]:
     return code, [(labels[to], at) for to, at in branches if to in labels and labels[to] < at]
 
 
-def main_loop(code: list[str], branches: list[tuple[int, int]]) -> Counter[str]:
-    """Mnemonics, without modifiers, of the innermost loop with the most arithmetic."""
+def main_loop(code: list[str], branches: list[tuple[int, int]]) -> tuple[Counter[str], int]:
+    """Mnemonics, without modifiers, of the innermost loop with the most arithmetic; the size of the loop around."""
     inner = [a for a in branches if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in branches)]
-    loops = [Counter(op.split(".")[0] for op in code[start : stop + 1]) for start, stop in inner]
 
-    def arithmetic(loop: Counter[str]) -> int:
+    def mnemonics(span: tuple[int, int]) -> Counter[str]:
+        return Counter(op.split(".")[0] for op in code[span[0] : span[1] + 1])
+
+    def arithmetic(span: tuple[int, int]) -> int:
+        loop = mnemonics(span)
         mma = sum(count for op, count in loop.items() if MMA.match(op))
         return 1000 * mma + loop["FADD"] + 2 * loop["FADD2"] + loop["FFMA"] + loop["DADD"] + loop["DFMA"]
 
-    return max(loops, key=arithmetic, default=Counter())
+    if not inner:
+        return Counter(), 0
+    main = max(inner, key=arithmetic)
+    outer = [end - start for start, end in branches if start < main[0] and main[1] < end]
+    return mnemonics(main), min(outer) - (main[1] - main[0]) if outer else 0
 
 
-def predict(case: Case, loop: Counter[str]) -> tuple[float, float | None]:
-    """Instructions a coordinate, and the floor in milliseconds for PROBLEM where the peaks are known."""
-    launch = case.launch
-    each = sum(loop.values()) * launch.warps * 32 / (launch.rows * launch.columns * launch.depth)
-    if case.arch not in PEAKS or case.kernel in ("nearest", "tile_scores"):
+def predict(case: Case, loop: Counter[str], around: int) -> tuple[float, float | None]:
+    """Instructions a coordinate, and the floor in milliseconds for PROBLEM where the peaks are known.
+
+    The screen's loop is short enough for the rest of a tile to count.
+    """
+    launch, (b, n, d) = case.launch, PROBLEM
+    screen = case.kernel == "tile_bounds"
+    lanes_instructions = launch.warps * 32 / (launch.rows * launch.columns)
+    each = sum(loop.values()) * lanes_instructions / launch.depth
+    if screen:
+        each = (sum(loop.values()) * -(-d // launch.depth) + around) * lanes_instructions / d
+    if case.arch not in PEAKS or case.kernel not in ("tile_minima", "row_sums", "column_sums", "tile_bounds"):
         return each, None
     _, lanes, tf32, rate = PEAKS[case.arch]
-    b, n, d = PROBLEM
-    products = 6 * b * n * d / tf32 if case.form == "inner" else 0.0
-    return each, 1e3 * max(b * n * d * each / lanes, products, 4 * n * d / rate)
+    rows = -(-b // launch.rows) * launch.rows
+    products = 2 * rows * n * d / (2 * tf32) if screen else 6 * b * n * d / tf32 if case.form == "inner" else 0.0
+    return each, 1e3 * max(b * n * d * each / lanes, products, (2 if screen else 4) * n * d / rate)
 
 
-def compile_all(architectures: list[int]) -> list[Code]:
+def compile_all(chosen: list[Case]) -> list[Code]:
     with ProcessPoolExecutor(2) as pool:
-        return list(pool.map(compile_case, cases(architectures)))
+        return list(pool.map(compile_case, chosen))
 
 
 def table(codes: list[Code]) -> str:
     lines = [
-        "| kernel | registers | shared bytes | stack | MMA | loop | FADD | instructions a coordinate | floor ms |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"Triton {triton.__version__}",
+        "",
+        "| kernel | registers | shared | stack | MMA | loop | around | FADD | instructions a coordinate | floor ms |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for code in codes:
         floor = "" if code.floor_ms is None else f"{code.floor_ms:.2f}"
         fadd = code.loop.get("FADD", 0) + 2 * code.loop.get("FADD2", 0)
         lines.append(
             f"| {code.name} | {code.registers} | {code.shared} | {code.stack} | {code.mma} "
-            f"| {sum(code.loop.values())} | {fadd} | {code.per_coordinate:.3f} | {floor} |"
+            f"| {sum(code.loop.values())} | {code.around} | {fadd} | {code.per_coordinate:.3f} | {floor} |"
         )
     return "\n".join(lines)
 
@@ -208,7 +263,8 @@ def table(codes: list[Code]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Compile the Triton kernels without a GPU and read the machine code.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
+    parser.add_argument("--screen", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    codes = compile_all(options.arch)
+    codes = compile_all(screen_cases(options.arch) if options.screen else cases(options.arch))
     print(json.dumps([asdict(code) for code in codes]) if options.json else table(codes))
