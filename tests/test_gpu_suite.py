@@ -1,5 +1,6 @@
 """The GPU suite proves itself without a GPU: it runs, writes what it found, and notices a kernel that is wrong."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -59,6 +60,25 @@ def test_it_imports_the_checkout_without_an_installation(tmp_path):
     done = python("-I", "-c", script, BENCHMARKS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == BENCHMARKS.parent / "kernels" / "__init__.py"
+
+
+def test_goals_are_read_from_rows_that_are_timed(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    goals, rows = (importlib.import_module(f"gpu.{name}") for name in ("goals", "rows"))
+    who = ("fastsdot", "flash-sinkhorn", "flash-sinkhorn, autotuned")
+    result = {"seconds": 2.0, "of bf16": 0.6, "of fadd": 0.4, "of copy": 0.8, "extra_share": 0.01}
+    timed = [{"row": str(row), "results": dict.fromkeys(who, result)} for row in rows.rows(few=False)]
+    solver = {f"step, {cost}": {"ratio": 1.1} for cost in rows.COSTS}
+    solver["solve, sqeuclidean from N(0, I)"] = {"converged": True, "seconds": 1.5}
+    solver["solve, l1 from a generator"] = {"converged": False, "seconds": 1.5}
+    lines = goals.lines({"timings": {"rows": timed}, "solver": solver})
+    verdicts = {what: (measured, met) for what, _, measured, met in lines}
+    assert verdicts[f"{goals.LARGE}: share of the bf16 product rate"] == ("0.6", "met")
+    assert verdicts[f"{goals.L1}: share of the addition rate"] == ("0.4", "not met")
+    assert verdicts[f"{goals.LARGE}: flash-sinkhorn over fastsdot"] == ("1", "not met")
+    unmeasured = [what for what, (measured, _) in verdicts.items() if measured == "not measured"]
+    assert unmeasured == ["solve, l1 from a generator: seconds"]
+    assert all(line[2] == "not measured" for line in goals.lines({}))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import goals
 from .ceilings import UNITS
 
 SHARES = ("of bf16", "of tf32", "of fadd", "of copy")
@@ -112,6 +113,8 @@ def markdown(results: dict) -> str:
     failures = results["failures"]
     verdict = "\n".join(f"- {failure}" for failure in failures) if failures else "none"
     parts = [f"# {results['title']}", f"## Failures\n\n{verdict}"]
+    if not results["environment"]["small"]:
+        parts.append(f"## goals\n\n{table(('what', 'wanted', 'measured', ''), goals.lines(results))}")
     parts += [f"## {name}\n\n{show(results[name])}" for name, show in SECTIONS.items() if name in results]
     return "\n\n".join(parts) + "\n"
 

@@ -25,7 +25,7 @@ def targets(session: Session) -> Tensor:
 
 
 def step_share(session: Session, cost: str) -> dict[str, float]:
-    """Seconds of a step with all that is around the kernel, of its soft marginal alone, and their ratio."""
+    """Seconds of a step with all that is around the kernel, of its soft marginals alone, and their ratio."""
     from fastsdot import ots
     from fastsdot.semidiscrete import SemiDiscreteOT
 
@@ -33,26 +33,43 @@ def step_share(session: Session, cost: str) -> dict[str, float]:
     sampler = ots.Sampler(ot, ot.targets.shape[1])
     batch = ots.default_batch(len(ot.targets))
     state = ots.begin(ot, sampler, min(ots.PILOT, 256))
-    x = sampler(batch)
-    embedded, bias = ot._embed(x), ot._bias(ot.potential, 1.0)
 
     def steps() -> None:
         for _ in range(STEPS):
             ots.ascend(ot, state, sampler(batch))
 
-    def kernel() -> None:
-        for _ in range(STEPS):
-            kernels.soft_marginal(embedded, ot._kernel, bias, 1.0)
-
     with torch.no_grad():
         for _ in range(ots.GAP_EVERY):  # past the steps that measure more than later ones do
             steps()
-        kernel()
+        made = arguments_of("soft_marginal", steps)
+
+        def kernel() -> None:
+            for arguments in made:
+                kernels.soft_marginal(*arguments)
+
         seconds = session.medians({"step": steps, "kernel": kernel}, SMALL_SECONDS if session.small else SECONDS)
         waits = waiting(session, steps)
     step, own = seconds["step"] / STEPS, seconds["kernel"] / STEPS
     found = {"batch": batch, "step": step, "kernel": own, "ratio": step / own, "samples/s": batch / step}
     return found | ({"host waits a step": waits / STEPS} if session.cuda else {})
+
+
+def arguments_of(reduction: str, run: Callable[[], None]) -> list[tuple]:
+    """What a reduction is called with while `run` runs."""
+    made, function = [], getattr(kernels, reduction)
+
+    def record(*arguments) -> object:
+        made.append(arguments)
+        return function(*arguments)
+
+    setattr(kernels, reduction, record)
+    try:
+        run()
+    finally:
+        setattr(kernels, reduction, function)
+    if not made:
+        raise LookupError(f"a step made no call of {reduction}")
+    return made
 
 
 def waiting(session: Session, steps: Callable[[], None]) -> int:

@@ -11,7 +11,7 @@ from contestants import OURS, AbsentError, Run, fastsdot
 from problems import ROUNDING, Problem
 
 from fastsdot.costs import LOW_DIMENSION, make_cost
-from fastsdot.kernels import BACKENDS
+from fastsdot.kernels import BACKENDS, Form
 from fastsdot.kernels.select import select
 
 from .peers import PEERS
@@ -20,6 +20,7 @@ from .session import CRASHES, Session, reason
 
 ROW_SECONDS = 0.6  # of timing for a row of the table
 CALL_SECONDS = 1.5  # a contestant that would take longer, at its best rate so far, is left out
+LAID_OUT = 512  # targets whose layout says how many bytes a coordinate takes
 PASSES = {"argmin": 1, "softmin": 1, "soft_marginal": 2, "topk": 1, "sample": 1}  # over all pairs
 LAYOUTS, PEER_LAYOUTS = 6, 2  # times the targets' bytes that a row may need: float64 squares, layouts, peers' casts
 OUTPUT_BYTES = {"argmin": 12, "softmin": 4, "soft_marginal": 4, "topk": 96, "sample": 8}  # a row of x
@@ -27,7 +28,7 @@ OUTPUT_BYTES = {"argmin": 12, "softmin": 4, "soft_marginal": 4, "topk": 96, "sam
 
 def ours(session: Session, row: Row) -> tuple[dict[str, Callable[[Problem], Run]], str]:
     """fastsdot as it chooses and its other backends by name, and the name of its choice."""
-    form = make_cost(row.cost).embed_targets(torch.zeros(1, row.d)).form
+    form = form_of(row)
     chosen = select(form, row.reduction, session.device, row.n, row.d, None)
     others = [name for name in session.backends if name != chosen]
 
@@ -38,6 +39,20 @@ def ours(session: Session, row: Row) -> tuple[dict[str, Callable[[Problem], Run]
 
     named = {f"{OURS}[{name}]": lambda problem, name=name: by_name(problem, name) for name in others}
     return {OURS: lambda problem: fastsdot(problem, None, row.reduction), **named}, chosen
+
+
+def form_of(row: Row) -> Form:
+    return make_cost(row.cost).embed_targets(torch.zeros(1, row.d)).form
+
+
+def stored_bytes(name: str, row: Row, chosen: str, device: torch.device) -> float:
+    """Of a coordinate in the smallest layout that holds all targets; 4 for a peer, who reads float32."""
+    backend = chosen if name == OURS else name.removeprefix(f"{OURS}[").removesuffix("]")
+    if backend not in BACKENDS:
+        return 4.0
+    few = torch.zeros(LAID_OUT, row.d, device=device)
+    layout = BACKENDS[backend].load().prepare(few, form_of(row))
+    return min(t.nbytes for t in layout if t.numel() >= few.numel()) / few.numel()
 
 
 class Contest:
@@ -105,16 +120,17 @@ class Contest:
             self.rates[key] = max(self.rates.get(key, 0.0), rate)
 
 
-def achieved(row: Row, seconds: float, ceilings: dict[str, float | str]) -> dict[str, float]:
+def achieved(row: Row, seconds: float, stored: float, ceilings: dict[str, float | str]) -> dict[str, float]:
     """Rates, and their share of what the machine was measured to reach.
 
-    flops = 2·B·N·D a pass for products, two additions a coordinate otherwise; bytes = one read of float32 targets.
+    flops = 2·B·N·D a pass for products, two additions a coordinate otherwise; bytes = one read of the targets a pass,
+    as they are stored for it.
     """
     passes = PASSES[row.reduction]
     rates = {
         "coordinates/s": passes * row.coordinates / seconds,
         "flops": 2 * passes * row.coordinates / seconds,
-        "bytes/s": 4 * passes * row.n * row.d / seconds,
+        "bytes/s": stored * passes * row.n * row.d / seconds,
     }
     limits = {"copy": rates["bytes/s"]}
     product = row.cost == "sqeuclidean" and row.d > LOW_DIMENSION
@@ -132,9 +148,10 @@ def contest(session: Session, row: Row, rates: dict, ceilings: dict) -> dict:
     for name, make in (mine | (PEERS if row.peers else {})).items():
         held.enter(name, make)
     held.time()
-    for result in held.results.values():
+    for name, result in held.results.items():
         if "seconds" in result:
-            result |= achieved(row, result["seconds"], ceilings)
+            stored = stored_bytes(name, row, chosen, session.device)
+            result |= achieved(row, result["seconds"], stored, ceilings) | {"stored_bytes": stored}
     return {"row": str(row), **vars(row), "chosen": chosen, "results": held.results}
 
 
