@@ -26,6 +26,7 @@ PARTS = {"inner": screen_inner, "power": screen_l1}  # by the form's kind
 
 TASK_WORDS = 2**22  # worth a task: pairs of a sample's and a target's
 BLOCK_BYTES = 2**19  # of samples that one task holds in L2 beside a panel
+JUDGED, UNSUITED = 256, 0.5  # targets, and the part of them that bounds may leave before floats are faster
 PAIRS = 2**28  # of samples and targets, bounds of whose panels are kept at once
 
 
@@ -92,6 +93,16 @@ def compile_kernels(part: ModuleType, rows: int):
 
 def prepare(y: Tensor, form: Form) -> list[Tensor]:
     return PARTS[form.kind].prepare(y, form) if y.dtype in FLOATS else [y]
+
+
+def suits(y: Tensor, form: Form) -> bool:
+    """Whether bounds tell targets apart, judged by some of them as samples of others, with levelled scores."""
+    if y.dtype not in FLOATS or y.shape[0] < 2 * JUDGED:
+        return True
+    order = torch.randperm(y.shape[0], generator=torch.Generator().manual_seed(0))[: 2 * JUDGED]
+    x, some = (y.detach()[part].contiguous() for part in (order[1::2], order[::2]))
+    count = certify(x, prepare(some, form), -form.pairwise(x, some).mean(0), form)[2]
+    return count.double().mean().item() <= UNSUITED * JUDGED
 
 
 class Problem:

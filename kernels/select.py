@@ -57,8 +57,8 @@ PREFERENCE = {
 # Targets below which a backend runs only when it is named. With 500, gemm took 0.6 (B = 1) to 1.2 (B = 64) of the time
 # of the screen, which adds 0.2 ms to a call; with 1 797, 0.6 to 3.4 (docs/performance.md).
 FEWEST = {"screen": 1000}
-# Coordinates below which the same holds. With 60 000 targets, numba took 0.2 (B = 1) to 1.6 (B = 256) of the time of the
-# screen at D = 12, 0.3 to 2.2 at D = 24 (docs/certificate.md).
+# Coordinates below which the same holds. With 60 000 targets, numba took 0.2 (B = 1) to 1.6 (B = 256) of the screen's
+# time at D = 12, 0.3 to 1.9 at D = 24 (docs/certificate.md).
 NARROWEST = {("screen", "power"): 24}
 
 

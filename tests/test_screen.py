@@ -403,6 +403,20 @@ def test_few_targets_are_left_to_gemm_unless_it_is_named():
     assert prepare(y, INNER, "screen").plan["argmin"] == "screen"
 
 
+@pytest.mark.parametrize(("d", "backend"), [(23, "numba"), (24, "screen")])
+def test_few_coordinates_are_left_to_numba(d, backend):
+    assert prepare(torch.randn(1000, d), L1).plan["argmin"] == backend
+
+
+@pytest.mark.parametrize(("form", "backend"), [(INNER, "gemm"), (L1, "numba")], ids=["inner", "l1"])
+def test_targets_that_bounds_do_not_tell_apart_are_left_to_floats(form, backend):
+    y = torch.randn(1, 30) * (1 + 1e-6 * torch.randn(1000, 30))
+    y[:50] += 1  # the unit has to reach from these to the others
+    assert prepare(y, form).plan["argmin"] == backend
+    assert prepare(y, form, "screen").plan["argmin"] == "screen"
+    assert [screen.suits(torch.randn(n, 30), form) for n in (1, 3, 1000)] == [True] * 3
+
+
 def test_refusals_say_why(monkeypatch):
     assert "callable" in screen.refusal(Form("callable", function=torch.dist), "argmin", CPU, 10, 3)
     assert "p = 1.5" in screen.refusal(Form("power", p=1.5), "argmin", CPU, 10, 3)
