@@ -47,7 +47,7 @@ COLUMN_LAUNCHES: Table = LAUNCHES | {
         80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
     },
 }
-# The float16 screen, by the same rule. A tile of 128 × 256 reads the least for a product (85 a byte), and one program
+# The float16 screen, by the same rule. A tile of 128 × 256 reads the least for a product (85 FLOP a byte); one program
 # fills a multiprocessor; 8.6, 8.9 and 12.x have half the shared memory.
 _SMALL = (Launch(16, 128, 64, 4, 3), Launch(64, 128, 64, 4, 3), Launch(128, 128, 64, 8, 3))
 SCREEN_LAUNCHES: Table = {

@@ -53,7 +53,7 @@ def test_the_screen_runs_on_tensor_cores_without_spills_on_every_architecture(sc
 
 
 def test_the_screen_costs_a_few_instructions_for_a_hundred_products(screen):
-    """All instructions of a tile at D = 784 a coordinate and score; the loop of three tf32 products takes 0.13 at best."""
+    """All instructions of a tile at D = 784, a coordinate and score; the loop of three tf32 products takes 0.13."""
     at_most = {16: 0.12, 64: 0.06, 128: 0.055}
     for code in (code for code in screen if code["kernel"] == "tile_bounds"):
         rows = int(code["name"].split()[3].split("x")[0])
