@@ -37,16 +37,18 @@ from fastsdot.kernels.triton_launch import (
     form_constants,
 )
 from fastsdot.kernels.triton_rescore import rescore
+from fastsdot.kernels.triton_sample import LAUNCHES as RACES, tile_races
 from fastsdot.kernels.triton_screen import tile_bounds
 from fastsdot.kernels.triton_soft import column_sums, row_sums
 from fastsdot.kernels.triton_topk import tile_scores
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 SCREEN = (tile_bounds, rescore, encode_samples, encode_targets, lower_bias)
-KERNELS = {kernel.__name__: kernel for kernel in (tile_minima, row_sums, column_sums, nearest, tile_scores, *SCREEN)}
+PLAIN = (tile_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
+KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN)}
 TYPES = {
     **dict.fromkeys(("where_ptr", "group_where_ptr", "tile_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
-    **{"index_ptr": "*i64", "c": "fp32", "code_ptr": "*fp16"},
+    **{"index_ptr": "*i64", "seed_ptr": "*i64", "c": "fp32", "epsilon": "fp32", "code_ptr": "*fp16"},
     **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
 }
 ALIGNED = {
@@ -118,6 +120,7 @@ def cases(architectures: list[int]) -> list[Case]:
             width = rows[-1].columns
             if name in ("inner", "l1"):
                 found += [Case("row_sums", name, arch, launch) for launch in rows]
+                found += [Case("tile_races", name, arch, launch) for launch in available(RACES, form, arch)]
                 found.append(Case("tile_minima", name, arch, rows[-1], (("WIDTH", width),)))
                 found.append(Case("nearest", name, arch, exact, (("WIDTH", width), ("GROUPS", 128))))
                 found.append(Case("tile_scores", name, arch, exact, (("WIDTH", width),)))

@@ -41,7 +41,7 @@ def spilled(codes):
 
 
 def test_every_kernel_was_compiled(codes):
-    assert {code["kernel"] for code in codes} == {*WITH_DOT, "nearest", "tile_scores"}
+    assert {code["kernel"] for code in codes} == {*WITH_DOT, "nearest", "tile_scores", "tile_races"}
 
 
 def test_the_screen_runs_on_tensor_cores_without_spills_on_every_architecture(screen):
