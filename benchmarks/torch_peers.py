@@ -5,6 +5,7 @@ the fastest of a few, measured when the problem is prepared.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
@@ -80,4 +81,6 @@ def compiled(problem: Problem) -> Run:
 
         return call
 
-    return fastest(at(width) for width in widths(n, () if problem.cost == "l1" else COMPILED_WIDTHS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while inductor is imported
+        return fastest(at(width) for width in widths(n, () if problem.cost == "l1" else COMPILED_WIDTHS))
