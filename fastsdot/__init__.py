@@ -5,6 +5,7 @@ from .errors import (
     BackendUnavailable as BackendUnavailable,
     DataError as DataError,
     InvalidArgument as InvalidArgument,
+    RankError as RankError,
     RunError as RunError,
     SourceError as SourceError,
 )

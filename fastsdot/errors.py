@@ -31,6 +31,13 @@ class RunError(InvalidArgument):
     """A run folder cannot be used for what was asked."""
 
 
+class RankError(RuntimeError):
+    """Another rank failed, or did not answer within the timeout of its process group."""
+
+    def __init__(self, rank: int, size: int, reason: str):
+        super().__init__(f"rank {rank} of {size}: {reason}; see the other ranks, and continue from the last ot.save")
+
+
 def require_finite(argument: str, values: Tensor, error: type[InvalidArgument] = InvalidArgument) -> None:
     """Raise if any entry is NaN or infinite; skipped while ``torch.compile`` traces."""
     if torch.compiler.is_compiling() or not values.is_floating_point():

@@ -186,10 +186,13 @@ class Sampler:
 
     def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
         self.source = as_source(source, device=ot.device, generator=generator)
-        self.shape, self.device, self.samples = ot.shape, ot.device, 0
+        self.shape, self.device, self.ranks, self.samples = ot.shape, ot.device, ot.ranks, 0
 
     def __call__(self, n: int) -> Tensor:
-        x = draw(self.source, n, self.shape, self.device)
+        def make() -> Tensor:
+            return draw(self.source, n, self.shape, self.device)
+
+        x = make() if self.ranks is None else self.ranks.first(make, (n, self.shape.numel()), self.device)
         self.samples += n
         return x
 
@@ -330,6 +333,7 @@ def solve(
                 row = {"drawn": sampler.samples, "seconds": seconds, "step": state.step}
                 history.append(row | report.to_dict())
                 stop = bool(callback(history[-1])) if callback else False
+                stop = stop if ot.ranks is None else ot.ranks.agree(stop)
                 if converged or spent or stop:
                     break
                 growth = min(NEXT_CHECK[1], max(NEXT_CHECK[0], rule.ahead(report))) - 1

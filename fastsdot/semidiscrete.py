@@ -15,12 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fastsdot import kernels, ots
+from fastsdot import checkpoint, kernels, ots
 from fastsdot.costs import Pairing, make_cost
 from fastsdot.errors import InvalidArgument, require_finite, require_number
+from fastsdot.ranks import Ranks, Shared, lay_out, share
 from fastsdot.report import Report
 from fastsdot.sources import SourceLike
-from fastsdot.storage import STORED, Embedded, Storage, decode, embed, fingerprint, place
+from fastsdot.storage import STORED, Storage, decode, fingerprint, place
 
 
 class SemiDiscreteOT(nn.Module):
@@ -48,7 +49,7 @@ class SemiDiscreteOT(nn.Module):
     named cannot run. Source: Chen et al., ICML 2019, section 3.1.
     """
 
-    targets: Tensor | Storage
+    targets: Tensor | Storage | Shared
     weights: Tensor
     potential: Tensor
 
@@ -64,6 +65,8 @@ class SemiDiscreteOT(nn.Module):
         precision: str | None = None,
         device: torch.device | str | None = None,
         memory: int | None = None,
+        group: "torch.distributed.ProcessGroup | None" = None,
+        shards: int | None = None,
     ):
         super().__init__()
         self.cost = make_cost(cost, p)
@@ -72,12 +75,17 @@ class SemiDiscreteOT(nn.Module):
         self.epsilon = float(epsilon)
         if memory is not None:
             require_number("memory", memory, above=-1, whole=True)
-        stored = place(targets, device, memory)
-        n = stored.shape[0]
-        if isinstance(stored, Storage):
-            self.targets = stored
+        self.ranks = Ranks(group, shards) if group is not None else None
+        if self.ranks is None:
+            stored = place(targets, device, memory)
         else:
+            about = {"cost": str((self.cost.name, self.cost.p)), "epsilon": str(epsilon), "memory": str(memory)}
+            stored = share(targets, device, memory, self.ranks, about, weights)
+        n = stored.shape[0]
+        if isinstance(stored, Tensor):
             self.register_buffer("targets", stored, persistent=False)
+        else:
+            self.targets = stored
         self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
         self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
         self.requested = {"backend": backend, "precision": precision}
@@ -85,10 +93,8 @@ class SemiDiscreteOT(nn.Module):
         self._prepare()
 
     def _prepare(self) -> None:
-        if isinstance(self.targets, Storage):
-            self._embedding = embed(self.cost, self.targets)
-            source = Embedded(self.cost, self.targets, self._embedding.centre)
-            self._kernel = kernels.in_blocks(source, self._embedding.form, **self.requested)
+        if not isinstance(self.targets, Tensor):
+            self._embedding, self._kernel = lay_out(self.cost, self.targets, self.requested)
             return
         y = decode(self.targets).reshape(self.targets.shape[0], -1)
         self._embedding = self.cost.embed_targets(y)
@@ -98,7 +104,7 @@ class SemiDiscreteOT(nn.Module):
         """Follow `.to(device)`; the potential and the weights stay float32 whatever dtype the module is cast to."""
         kept = {"potential": self.potential, "weights": self.weights}
         super()._apply(fn, recurse)
-        if isinstance(self.targets, Storage):
+        if not isinstance(self.targets, Tensor):
             self.targets = self.targets.to(self.weights.device)
         for name, value in kept.items():
             setattr(self, name, value.to(self.targets.device))
@@ -168,6 +174,8 @@ class SemiDiscreteOT(nn.Module):
         x, bias = self._soft(x)
         device = self.device if generator is None else generator.device
         seed = torch.randint(2**63 - 1, (), generator=generator, device=device)
+        if self.ranks is not None:
+            seed = self.ranks.gather(seed.to(self.device))[0]
         return kernels.sample(self._embed(x), self._kernel, bias, self.epsilon, seed)
 
     def barycenter(self, x: Tensor) -> Tensor:
@@ -221,7 +229,10 @@ class SemiDiscreteOT(nn.Module):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write potential, weights and cost to a safetensors file; the targets themselves are not stored."""
+        """Write potential, weights, cost and the state of the ascent to a safetensors file, whole or not at all.
+
+        The targets themselves are not stored. Of several ranks the first writes; the others wait for it.
+        """
         about = {
             "cost": self.cost.name,
             "p": self.cost.p if self.cost.name == "lp" else None,
@@ -229,30 +240,44 @@ class SemiDiscreteOT(nn.Module):
             "targets": fingerprint(self.targets),
         }
         arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
-        safetensors.torch.save_file(arrays, path, metadata={"fastsdot": json.dumps(about)})
+        if self.ascent is not None:
+            state = vars(self.ascent)
+            about["ascent"] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+            arrays |= {f"ascent.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+        if self.ranks is None or self.ranks.rank == 0:
+            content = safetensors.torch.save(arrays, metadata={"fastsdot": json.dumps(about)})
+            checkpoint.replace_file(Path(path), content)
+        if self.ranks is not None:
+            self.ranks.agree(True)
 
     @classmethod
     def load(cls, path: str | Path, targets: Tensor | np.ndarray, **options) -> "SemiDiscreteOT":
-        """Read what `save` wrote, for the same targets; `options` are the constructor's (give a callable cost again).
+        """Read what `save` wrote, for the same targets; a solve then continues where the saved one was.
+
+        `options` are the constructor's (give a callable cost again).
 
         Raises `InvalidArgument` when the file is unreadable or was saved for other targets.
         """
         try:
             with safetensors.safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["fastsdot"])
-                arrays = {name: file.get_tensor(name) for name in ("potential", "weights")}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+                potential, weights = arrays["potential"], arrays["weights"]
         except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
             raise InvalidArgument("path", "a file written by save", f"{path} ({error})", "check the path") from error
         if about["cost"].startswith("callable") and "cost" not in options:
             raise InvalidArgument("cost", "the callable again", "none", "give cost= as when it was saved")
         options = {"cost": about["cost"], "p": about["p"], "epsilon": about["epsilon"]} | options
-        ot = cls(targets, weights=arrays["weights"], **options)
+        ot = cls(targets, weights=weights, **options)
         if fingerprint(ot.targets) != about["targets"]:
             raise InvalidArgument(
                 "targets", f"those the file was saved for ({about['targets']})", fingerprint(ot.targets), "load those"
             )
-        ot.potential.copy_(arrays["potential"])
-        ot.weights.copy_(arrays["weights"])
+        ot.potential.copy_(potential)
+        ot.weights.copy_(weights)
+        if "ascent" in about:
+            tensors = {name.removeprefix("ascent."): t for name, t in arrays.items() if name.startswith("ascent.")}
+            ot.ascent = ots.Ascent(**about["ascent"], **tensors).to(ot.device)
         return ot
 
     def _flat(self, x: Tensor) -> Tensor:

@@ -267,7 +267,7 @@ def place(targets: Tensor | np.ndarray, device: torch.device | str | None, memor
     has to go to a GPU, and none for what is already there. Raises `InvalidArgument` for targets that cannot be used and
     `DataError` for a file that cannot be read.
     """
-    rows = _as_rows(targets)
+    rows = as_rows(targets)
     here = rows.rows.device if isinstance(rows, HostRows) else torch.device("cpu")
     device = torch.device(device) if device is not None else here
     limit = memory if memory is not None else _limit(rows, here, device)
@@ -284,7 +284,8 @@ def _limit(rows: MappedRows | HostRows, here: torch.device, device: torch.device
     return MAPPED_LIMIT if isinstance(rows, MappedRows) else float("inf")
 
 
-def _as_rows(targets: Tensor | np.ndarray) -> MappedRows | HostRows:
+def as_rows(targets: Tensor | np.ndarray) -> MappedRows | HostRows:
+    """The rows behind targets that can be used; raises `InvalidArgument` for others."""
     if isinstance(targets, np.ndarray):
         if targets.dtype not in READABLE:
             raise InvalidArgument("targets", "float or uint8", str(targets.dtype), "convert them, to float32 say")
@@ -325,8 +326,10 @@ def _mapped(array: np.ndarray) -> MappedRows | None:
     return MappedRows(root.filename, root.offset + array.ctypes.data - root.ctypes.data, array.shape, array.dtype)
 
 
-def fingerprint(targets: Tensor | Storage) -> str:
-    """Shape, dtype and a hash of up to 1 024 evenly spaced targets."""
+def fingerprint(targets) -> str:
+    """Shape, dtype and a hash of up to 1 024 evenly spaced targets, of a Tensor or of what `place` or `share` made."""
+    if hasattr(targets, "whole"):
+        return targets.whole
     rows = torch.linspace(0, targets.shape[0] - 1, min(1024, targets.shape[0])).long()
     sample = targets[rows.to(targets.device)].cpu().contiguous()
     digest = hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
