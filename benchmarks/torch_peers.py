@@ -68,7 +68,6 @@ def compiled(problem: Problem) -> Run:
     """torch.compile of the scores of a block and their smallest; inductor fuses the sums of l1 into one loop."""
     x, y, n = problem.x, problem.y, problem.n
     square = y.square().sum(1)
-    step = torch.compile(absolute if problem.cost == "l1" else squares, dynamic=False)
 
     def at(width: int) -> Run:
         def call() -> Tensor:
@@ -83,4 +82,5 @@ def compiled(problem: Problem) -> Run:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while inductor is imported
+        step = torch.compile(absolute if problem.cost == "l1" else squares, dynamic=False)
         return fastest(at(width) for width in widths(n, () if problem.cost == "l1" else COMPILED_WIDTHS))
