@@ -16,10 +16,10 @@ from fastsdot.errors import RankError
 
 N, SHAPE = 301, (4, 6)
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, *SHAPE), dtype=np.uint8)
-IMAGES[150:300] = IMAGES[:150]  # equal targets in different shards
+IMAGES[200:250] = IMAGES[:50]  # equal targets in different shards
 RANDOM = torch.Generator().manual_seed(0)
 PSI, X = torch.randn(N, generator=RANDOM).mul(0.1), torch.rand(37, *SHAPE, generator=RANDOM)
-PSI[150:300] = PSI[:150]
+PSI[200:250] = PSI[:50]
 
 
 def pair(shards, memory, **options):
