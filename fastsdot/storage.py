@@ -269,7 +269,7 @@ def place(targets: Tensor | np.ndarray, device: torch.device | str | None, memor
     """
     rows = as_rows(targets)
     here = rows.rows.device if isinstance(rows, HostRows) else torch.device("cpu")
-    device = torch.device(device) if device is not None else here
+    device = torch.empty(0, device=device).device if device is not None else here  # with the GPU's number
     limit = memory if memory is not None else _limit(rows, here, device)
     if rows.shape.numel() * (LAYOUT + rows.dtype.itemsize) > limit and here.type == "cpu":
         return Storage(rows, device, int(limit))
