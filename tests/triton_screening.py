@@ -13,6 +13,7 @@ from fastsdot.kernels import triton_launch, triton_low, triton_screen as screen
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_encode import WIDTH
 from fastsdot.kernels.triton_launch import Launch
+from fastsdot.kernels.triton_rescore import rescore
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 INNER = FORMS["inner"]
@@ -212,3 +213,28 @@ def test_refusals_say_why():
     assert "200000" in screen.refusal(INNER, "argmin", DEVICE, 10, 200_000)
     assert "not meta" in screen.refusal(INNER, "argmin", torch.device("meta"), 10, 5)
     assert screen.refusal(INNER, "argmin", DEVICE, 10, 5) is None
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves memory that only an idle page table affords")
+def test_offsets_beyond_32_bits(monkeypatch):
+    """The last rows of 8.6 GB of targets, of which only those are ever touched."""
+    from triton.runtime.interpreter import GridExecutor
+
+    monkeypatch.setattr(GridExecutor, "_restore_args_dev", lambda *arguments: None)  # copies all storage onto itself
+    d, n = 2**17, 2**14 + 32
+    try:
+        y = torch.empty(n, d)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    x, y[-32:] = torch.randn(2, d), torch.randn(32, d)
+    lower = torch.full((2, n // 32), torch.inf)
+    lower[:, -1] = -1e30
+    found = screen.Candidates(
+        torch.empty(2), torch.empty(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int32), torch.zeros(3).int()
+    )
+    rescore[(2,)](
+        x, y, torch.zeros(n), torch.zeros(3, 2), 2, n, d, lower, lower, n // 32, n // 32, 1, n // 32, 4, *found,
+        SCALE=2.0, WIDTH=32, BK=4096, LANES=128, CERTIFY=True,
+    )  # fmt: skip
+    assert torch.equal(found.index, reference(x, y[-32:], torch.zeros(32), INNER).argmin(1) + 2**14)
+    assert found.tiles.tolist() == [1, 1]
