@@ -21,6 +21,7 @@ from fastsdot.errors import InvalidArgument, require_finite, require_number
 from fastsdot.ranks import Ranks, Shared, lay_out, share
 from fastsdot.report import Report
 from fastsdot.sources import SourceLike
+from fastsdot.stopping import Rule
 from fastsdot.storage import STORED, Storage, decode, fingerprint, place
 
 
@@ -207,7 +208,7 @@ class SemiDiscreteOT(nn.Module):
         self,
         source: SourceLike,
         *,
-        tol: "float | ots.Rule" = 0.05,
+        tol: float | Rule = 0.05,
         max_samples: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
@@ -241,7 +242,7 @@ class SemiDiscreteOT(nn.Module):
         }
         arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
         if self.ascent is not None:
-            state = vars(self.ascent)
+            state = self.ascent.saved()
             about["ascent"] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
             arrays |= {f"ascent.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
         if self.ranks is None or self.ranks.rank == 0:
