@@ -154,10 +154,10 @@ class Subject:
         return e.form.scale * (x * e.y[j].double()).abs().sum(1) + e.column[j].double().abs() + bias
 
     def backends(self, names: list[str]) -> dict[str, str | None]:
-        """What is checked and the name that `prepare` is given; kernels that are not exact end in _low."""
+        """What is checked and the name that `prepare` is given."""
         y, form = self.embedding.y, self.embedding.form
         ran = self.prepare(None)[1]
-        others = [name for name in names if name != ran and not name.endswith("_low")]
+        others = [name for name in names if name != ran and BACKENDS[name].precision != "low"]
         usable = [name for name in others if refusal(name, form, "argmin", y.device, *y.shape) is None]
         return {f"{DEFAULT} ({ran})": None} | {name: name for name in usable}
 

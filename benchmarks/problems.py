@@ -68,6 +68,7 @@ def _targets(n: int, d: int, device: str) -> Tensor:
 
 
 LARGE = [Problem(cost, b, 60_000, 784) for cost in ("sqeuclidean", "l1") for b in (1, 16, 64, 256)]
+LARGEST = [Problem(cost, 1024, 60_000, 784) for cost in ("sqeuclidean", "l1")]
 LOW = [Problem(cost, 1024, 60_000, d) for cost in ("sqeuclidean", "l1") for d in (2, 3, 16)]
 
 

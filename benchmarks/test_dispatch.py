@@ -64,7 +64,7 @@ def contestants(name: str, d: int, b: int, n: int) -> dict[str, Run]:
     for form, low in FORMS.get(name, {"": costs.LOW_DIMENSION}).items():
         with low_dimension(low):
             e = cost.embed_targets(y)
-        exact = (backend for backend in BACKENDS if not backend.endswith("_low") and backend != "naive")
+        exact = (backend for backend, b in BACKENDS.items() if b.precision != "low" and backend != "naive")
         others = [backend for backend in exact if (backend, e.form.kind) != ran]
         usable = [backend for backend in others if refusal(backend, e.form, "argmin", y.device, n, d) is None]
         found |= {backend + form: bind(cost, e, x, prepare(e.y, e.form, backend)) for backend in usable}

@@ -32,7 +32,8 @@ def fastest(runs: Iterable[Run]) -> Run:
             times.append(time.perf_counter() - start)
         return min(times)
 
-    return min(runs, key=seconds)
+    first, *rest = runs
+    return min([first, *rest], key=seconds) if rest else first
 
 
 def widths(n: int, some: Iterable[int]) -> list[int]:

@@ -23,7 +23,7 @@ PROBE = 1024  # targets on which the backends are chosen
 # Rows from which a layout that serves a single batch is worth its cost, and the backend for fewer. A block of
 # 5 461 × 3 072: 0.06 s of CPU time to lay out for the screen, then 0.03, 0.12 and 0.51 s for B = 256, 1 024 and 4 096,
 # beside 0.11, 0.41 and 1.86 s for gemm (docs/scale.md).
-WORTH = {"screen": (256, "gemm")}
+WORTH = {"screen": (256, "gemm"), "screen_low": (256, "gemm")}
 
 
 class Source(Protocol):

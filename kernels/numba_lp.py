@@ -14,6 +14,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from fastsdot.errors import BackendUnavailable
+
 from . import numba_power, numba_race, streaming
 from .form import Form
 from .numba_tile import FUSED, SHAPE, Shape, accumulate, add_bias, any_below, plus, root, rows_below, store, zeros
@@ -37,6 +39,9 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
 
 
 def prepare(y: Tensor, form: Form) -> list[Tensor]:
+    if y.dtype != torch.float32:  # which is what its registers hold
+        received = f"'numba' with {str(y.dtype).removeprefix('torch.')}"
+        raise BackendUnavailable("backend", "float32 targets", received, "convert them, or choose backend='gemm'")
     n, d = y.shape
     count = -(-n // SHAPE.lanes)
     padded = torch.nn.functional.pad(y, (0, 0, 0, count * SHAPE.lanes - n))

@@ -45,7 +45,7 @@ def prepare(y: Tensor, form: Form, backend: str | None = None, precision: str | 
     except BackendUnavailable:
         if backend is not None:
             raise
-        return _prepare(y, form, "gemm", "exact")  # a callable that means another thing on LazyTensors
+        return _prepare(y, form, "gemm", "exact")  # a dtype, or a callable that means another thing on LazyTensors
 
 
 def _prepare(y: Tensor, form: Form, backend: str | None, precision: str) -> Prepared:

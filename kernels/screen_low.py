@@ -1,6 +1,7 @@
 """The screen without its certificate: the target whose estimate in bytes is the smallest, and its exact score.
 
-It saves the exact scores of the other targets, and errs where scores are closer than the rounding of the codes.
+It saves the exact scores of the other targets, and errs where scores are closer than the rounding of the codes. Where
+that is no way to tell most targets apart, `suits` says so, as for the screen.
 """
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor
 
 from . import gemm
 from .form import Form
-from .screen import Problem, in_parts, prepare, refusal
+from .screen import Problem, in_parts, prepare, refusal, suits
 from .screen_bounds import FLOATS
 
-__all__ = ["argmin", "prepare", "refusal"]
+__all__ = ["argmin", "prepare", "refusal", "suits"]
 
 
 def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[Tensor, Tensor]:

@@ -37,29 +37,31 @@ BACKENDS = {
     "naive": Backend("naive"),
     "gemm": Backend("gemm"),
     "screen": Backend("screen", requires="numba", precision="exact"),
+    "screen_low": Backend("screen_low", requires="numba", precision="low"),
     "numba": Backend("numba_lp", requires="numba"),
     "keops": Backend("keops", requires="pykeops"),
     "triton": Backend("triton_backend", requires="triton"),
     "triton_screen": Backend("triton_screen", requires="triton", precision="exact"),
+    "triton_low": Backend("triton_low", requires="triton", precision="low"),
 }
 
 # Fastest first. Measured with `make bench` (docs/performance.md says on what); on a GPU predicted from compiled code
-# (docs/gpu-kernels.md). A backend that refuses is passed over.
+# (docs/gpu-kernels.md). A backend that refuses, or that promises less than was asked for, is passed over.
 PREFERENCE = {
-    ("cpu", "inner"): ("screen", "gemm"),
-    ("cpu", "power"): ("screen", "numba", "gemm"),
+    ("cpu", "inner"): ("screen_low", "screen", "gemm"),
+    ("cpu", "power"): ("screen_low", "screen", "numba", "gemm"),
     ("cpu", "callable"): ("keops", "gemm"),
-    ("cuda", "inner"): ("triton_screen", "triton", "gemm"),
+    ("cuda", "inner"): ("triton_low", "triton_screen", "triton", "gemm"),
     ("cuda", "power"): ("triton", "keops", "gemm"),
     ("cuda", "callable"): ("keops", "gemm"),
 }
 
 # Targets below which a backend runs only when it is named. With 500, gemm took 0.6 (B = 1) to 1.2 (B = 64) of the time
 # of the screen, which adds 0.2 ms to a call; with 1 797, 0.6 to 3.4 (docs/performance.md).
-FEWEST = {"screen": 1000}
+FEWEST = {"screen": 1000, "screen_low": 1000}
 # Coordinates below which the same holds. With 60 000 targets, numba took 0.2 (B = 1) to 1.6 (B = 256) of the screen's
 # time at D = 12, 0.3 to 1.9 at D = 24 (docs/certificate.md).
-NARROWEST = {("screen", "power"): 24}
+NARROWEST = {("screen", "power"): 24, ("screen_low", "power"): 24}
 
 
 def refusal(backend: str, form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:

@@ -26,8 +26,9 @@ FORMS = {
 
 
 def cases(*names, without=None):
-    """(backend, form) for every backend; KeOps compiles for seconds, so only its callable is tried in fast tests."""
-    pairs = [(backend, name) for backend in BACKENDS if backend != without for name in names or FORMS]
+    """(backend, form) for every exact backend; KeOps compiles for seconds: of its, fast tests try the callable."""
+    exact = [name for name, backend in BACKENDS.items() if backend.precision != "low" and name != without]
+    pairs = [(backend, name) for backend in exact for name in names or FORMS]
     slow = {pair for pair in pairs if pair[0] == "keops" and pair[1] != "callable"}
     return [
         pytest.param(b, FORMS[f], id=f"{b}-{f}", marks=[pytest.mark.slow] if (b, f) in slow else []) for b, f in pairs

@@ -104,7 +104,7 @@ def test_info_of_a_run(run):
 def test_info_of_the_machine():
     printed = succeed("info")
     assert f"torch {torch.__version__}" in printed
-    assert re.search(r"^\s*l1\s+(numba|triton|gemm)\b", printed, re.M)
+    assert re.search(r"^\s*l1\s+(screen|numba|triton|gemm)\b", printed, re.M)
     assert "cannot run" in printed
 
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 from compare import ROUNDING, assert_argmin, reference
 
-from fastsdot.kernels import naive, numba_lp
+from fastsdot import kernels
+from fastsdot.errors import BackendUnavailable
+from fastsdot.kernels import naive, numba_lp, prepare
 from fastsdot.kernels.form import Form
 
 L1 = Form("power", p=1.0)
@@ -60,6 +62,20 @@ def test_odd_sizes_against_float64(form, n, d):
 def test_scales_and_offsets(scale, offset):
     x, y, bias = problem(9, 301, 37, scale=scale, offset=offset)
     assert_argmin(x, y, bias, L1, *argmin(x, y, bias, L1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_targets_than_float32_are_refused_by_name_and_go_to_gemm_by_default(dtype):
+    x, y, bias = (t.to(dtype) for t in problem(9, 301, 7))
+    with pytest.raises(BackendUnavailable, match=rf"expected float32 targets, received 'numba' with {str(dtype)[6:]}"):
+        prepare(y, L1, "numba")
+    targets = prepare(y, L1)
+    assert set(targets.plan.values()) == {"gemm"}
+    if dtype is torch.float64:  # the others have no cdist in torch
+        value, index = kernels.argmin(x, targets, bias)
+        expected = reference(x, y, bias, L1)
+        assert torch.equal(index, expected.argmin(1))
+        assert torch.allclose(value, expected.amin(1), rtol=1e-14)
 
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.7, 1.3, 2.2, 3.7, 8.25])

@@ -7,6 +7,7 @@ from kernel_cases import CPU, FORMS, D, problem, weighted
 from fastsdot import SemiDiscreteOT
 from fastsdot.errors import BackendUnavailable, InvalidArgument
 from fastsdot.kernels import Form, argmin, prepare, refusal, select, topk
+from fastsdot.kernels.select import PRECISIONS
 
 
 def test_a_backend_that_does_not_exist_is_named_with_those_that_do():
@@ -34,6 +35,41 @@ def test_a_precision_is_served_by_the_backends_that_promise_as_much(monkeypatch)
         for wanted in select.PRECISIONS:
             enough = [name for name in order if select.PRECISIONS.index(name) >= select.PRECISIONS.index(wanted)]
             assert select.select(FORMS["inner"], "argmin", CPU, 5000, 64, None, wanted) == enough[0]
+
+
+LOW = {"cpu": "screen_low", "cuda": "triton_low"}
+
+
+@pytest.mark.parametrize(("device", "form"), [("cpu", "inner"), ("cpu", "l1"), ("cuda", "inner")])
+def test_the_uncertified_screen_runs_where_it_is_asked_for(monkeypatch, device, form):
+    monkeypatch.setattr(select, "refusal", lambda *problem: None)
+    on = torch.device(device)
+    plan = {p: select.select(FORMS[form], "argmin", on, 60_000, 784, None, p) for p in PRECISIONS}
+    assert plan["low"] == LOW[device]
+    assert all(select.BACKENDS[name].precision == precision for precision, name in plan.items())
+
+
+@pytest.mark.parametrize(("form", "n", "d"), [("inner", 999, 64), ("l1", 999, 64), ("l1", 60_000, 23)])
+def test_both_screens_have_the_same_thresholds(form, n, d):
+    plan = {select.select(FORMS[form], "argmin", CPU, n, d, None, precision) for precision in PRECISIONS}
+    assert plan == {"gemm" if form == "inner" else "numba"}
+
+
+@pytest.mark.parametrize("cost", ["sqeuclidean", "l1"])
+def test_transport_in_low_precision_is_near_the_exact_one(cost):
+    if refusal("screen_low", FORMS["inner" if cost == "sqeuclidean" else "l1"], "argmin", CPU, 2000, 64) is not None:
+        pytest.skip("this processor has no screen in bytes")
+    g = torch.Generator().manual_seed(0)
+    y = torch.rand(2000, 64, generator=g)
+    exact, low = (SemiDiscreteOT(y, cost=cost, precision=precision) for precision in (None, "low"))
+    assert low._kernel.plan == exact._kernel.plan | {"argmin": "screen_low"}
+    low.solve(lambda n: torch.rand(n, 64, generator=g), max_samples=20_000, tol=0.1)
+    exact.potential.copy_(low.potential)
+    x = torch.rand(500, 64, generator=g)
+    loss = low.c_transform(x) - exact.c_transform(x)
+    assert (loss >= -1e-5).all()
+    assert (low.assign(x) == exact.assign(x)).float().mean() > 0.8
+    assert loss.max() < 0.05 * exact.c_transform(x).std() + 0.05
 
 
 @pytest.mark.parametrize(
