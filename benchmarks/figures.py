@@ -3,7 +3,7 @@
     python benchmarks/figures.py benchmarks/results/<cpu>/sweep.json --out docs/argmin-cpu.png
 
 Two limits are drawn, each the larger of one read of the targets as they are stored and the arithmetic at the machine's
-measured peak: in float32 (products, or two additions a coordinate for l1), and for inner products in bytes as well.
+measured peak: in float32 (products, or two additions a coordinate for l1), and in bytes (products or distances).
 """
 
 import argparse
@@ -36,24 +36,26 @@ NAMES = {
 }
 LIMIT = "#555555"
 STORED = {"float32": 4, "bytes": 1}  # bytes a coordinate, and
-BYTES_A_TARGET = 16  # of codes, beside the coordinates: a start and three factors
+BYTES_A_TARGET = {"sqeuclidean": 16, "l1": 4}  # of codes, beside the coordinates: a start, and three factors
+WORK = {  # a pair's coordinate takes so many of which limit
+    ("sqeuclidean", "float32"): (1, "float32_products"),
+    ("sqeuclidean", "bytes"): (1, "byte_products"),
+    ("l1", "float32"): (2, "additions"),
+    ("l1", "bytes"): (1, "byte_distances"),
+}
 GAP = 0.052  # of a panel's height between two labels
 
 
 def limit(kind: str, point: dict, limits: dict) -> tuple[float, float]:
     """Seconds of one read of the targets, and of the arithmetic."""
     n, d = point["n"], point["d"]
-    stored = n * (STORED[kind] * d + (BYTES_A_TARGET if kind == "bytes" else 0))
-    pairs = point["b"] * n * d
-    if point["cost"] == "l1":
-        work = 2 * pairs / limits["additions"]
-    else:
-        work = pairs / limits["float32_products" if kind == "float32" else "byte_products"]
-    return stored / limits["bytes_read"], work
+    stored = n * (STORED[kind] * d + (BYTES_A_TARGET[point["cost"]] if kind == "bytes" else 0))
+    times, unit = WORK[point["cost"], kind]
+    return stored / limits["bytes_read"], times * point["b"] * n * d / limits[unit]
 
 
 def kinds(cost: str, limits: dict) -> list[str]:
-    return ["float32", "bytes"] if cost == "sqeuclidean" and limits["byte_products"] else ["float32"]
+    return [kind for kind in STORED if limits.get(WORK[cost, kind][1])]
 
 
 def lines(found: dict, cost: str, axis: str) -> Iterator[tuple[str, list[float], list[float]]]:
@@ -66,7 +68,7 @@ def lines(found: dict, cost: str, axis: str) -> Iterator[tuple[str, list[float],
     for kind in kinds(cost, found["limits"]):
         bounds = [limit(kind, p, found["limits"]) for p in points]
         read, work = bounds[-1]
-        what = "reading" if read > work else "additions" if cost == "l1" else "products"
+        what = "reading" if read > work else WORK[cost, kind][1].split("_")[-1]
         adjective = "byte" if kind == "bytes" else "float32"
         yield f"limit: {adjective} {what}", [p[axis] for p in points], [max(bound) for bound in bounds]
 

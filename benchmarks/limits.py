@@ -1,7 +1,7 @@
-"""What this machine can do at most, measured: bytes read, float32 products, additions, and products of bytes a second.
+"""What this machine can do at most, measured: bytes read, products and additions of float32 and of bytes, a second.
 
 The argmin of N targets of D coordinates for B samples needs at the least one read of the targets as they are stored and
-B·N·D products, for l1 2·B·N·D additions (the difference and the sum).
+B·N·D products, for l1 2·B·N·D additions (the difference and the sum) or B·N·D distances of bytes (summed at once).
 """
 
 import time
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from fastsdot.kernels import Form, numba_bytes, numba_tile, refusal
+from fastsdot.kernels import Form, numba_bytes, numba_tile, refusal, screen_l1
 from fastsdot.kernels.threads import share
 
 READ = 2**27  # float32 values in the read: 512 MiB, more than any cache
@@ -19,6 +19,8 @@ SIDE = 3072  # of the square product of matrices
 STEPS = 2**21  # of the loops over registers
 TRIES = 5
 ROWS, VECTORS, LANES = numba_tile.SHAPE.rows, numba_tile.SHAPE.vectors, numba_tile.SHAPE.lanes
+FEW, WIDE, SIDE_BY_SIDE = screen_l1.ROWS, screen_l1.VECTORS, screen_l1.LANES
+PLACES = 16  # from which codes are read in turn, so that no compiler takes their distance once and for all
 CHAINS = max(1, ROWS // 2)  # rows of a tile that is added to, so that it and its term fit the registers
 
 
@@ -61,10 +63,19 @@ def _multiply(codes, starts, steps, out):
     numba_tile.store(total, out, 0, LANES)
 
 
+@njit(nogil=True)
+def _differ(codes, steps, out):
+    total = numba_tile.zeros(FEW, WIDE)
+    for step in range(steps):
+        place = step % PLACES * SIDE_BY_SIDE
+        total = numba_bytes.differ(total, codes, place, codes, place)
+    numba_tile.store(total, out, 0, SIDE_BY_SIDE)
+
+
 def per_second(loop: Callable[[np.ndarray], None], count: int) -> float:
     """`count` a step, over all threads."""
     threads = torch.get_num_threads()
-    outs = np.empty((threads, ROWS * LANES), np.float32)
+    outs = np.empty((threads, 2 * ROWS * LANES), np.float32)
     return threads * count * STEPS / best(lambda: share(lambda task: loop(outs[task]), threads))
 
 
@@ -73,11 +84,22 @@ def additions() -> float:
     return per_second(lambda out: _add(values, STEPS, out), CHAINS * LANES)
 
 
+def screens(form: Form) -> bool:
+    return refusal("screen", form, "argmin", torch.device("cpu"), 2000, 64) is None
+
+
 def byte_products() -> float | None:
-    if refusal("screen", Form("inner"), "argmin", torch.device("cpu"), 2000, 64) is not None:
+    if not screens(Form("inner")):
         return None
     codes, starts = np.zeros(4 * LANES, np.int32), np.zeros(LANES, np.int32)
     return per_second(lambda out: _multiply(codes, starts, STEPS, out), 4 * ROWS * LANES)
+
+
+def byte_distances() -> float | None:
+    if not screens(Form("power")):
+        return None
+    codes = np.zeros((PLACES + 1) * SIDE_BY_SIDE, np.int64)
+    return per_second(lambda out: _differ(codes, STEPS, out), 8 * FEW * SIDE_BY_SIDE)
 
 
 def measure() -> dict[str, float | None]:
@@ -86,4 +108,5 @@ def measure() -> dict[str, float | None]:
         "float32_products": float32_products(),
         "additions": additions(),
         "byte_products": byte_products(),
+        "byte_distances": byte_distances(),
     }

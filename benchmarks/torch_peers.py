@@ -81,6 +81,7 @@ def compiled(problem: Problem) -> Run:
 
         return call
 
+    torch.compiler.reset()  # what was compiled for other problems counts, and after eight sizes nothing is compiled
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while inductor is imported
         step = torch.compile(absolute if problem.cost == "l1" else squares, dynamic=False)
