@@ -59,8 +59,10 @@ def _prepare(y: Tensor, form: Form, backend: str | None, precision: str) -> Prep
                 raise
             refusals[reduction] = error
     y = y.contiguous()
-    first = BACKENDS[plan["argmin"]].load()
+    name = plan["argmin"]
+    first = BACKENDS[name].load()
     if backend is None and hasattr(first, "suits") and not first.suits(y, form):
-        plan["argmin"] = select(form, "argmin", y.device, n, d, None, "float32")
+        for reduction in (reduction for reduction, chosen in plan.items() if chosen == name):
+            plan[reduction] = select(form, reduction, y.device, n, d, None, "float32")
     layouts = {name: BACKENDS[name].load().prepare(y, form) for name in set(plan.values())}
     return Prepared(form, y, layouts, plan, refusals)

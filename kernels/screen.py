@@ -1,10 +1,10 @@
-"""The argmin on the CPU by a certified screen in bytes, then the exact scores of the few targets that it leaves.
+"""The k smallest scores on the CPU by a certified screen in bytes, then the exact scores of the few targets it leaves.
 
 Every score has a lower bound, S_ij ≥ L_ij + offset_i, at the speed of whole numbers of 8 bits (`screen_inner` for inner
 products, `screen_l1` for sums of absolute differences). The first pass keeps the smallest L of each row and panel of
-targets. The exact score of one promising target of a row then rules out every panel, and in the rest every target,
-whose bound lies above it. What remains is scored in float64 in one fixed order, so the result does not depend on the
-panels, on the rows beside it or on the threads. docs/certificate.md has the proof.
+targets. The largest of the exact scores of k promising targets of a row then rules out every panel, and in the rest
+every target, whose bound lies above it. What remains is scored in float64 in one fixed order, so the result does not
+depend on the panels, on the rows beside it or on the threads. The argmin is k = 1. docs/certificate.md has the proof.
 """
 
 import functools
@@ -15,7 +15,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from . import gemm, screen_inner, screen_l1, streaming
+from . import gemm, numba_lp, screen_inner, screen_l1, streaming
 from .form import Form
 from .numba_bytes import store_lowest
 from .numba_tile import store
@@ -27,6 +27,8 @@ PARTS = {"inner": screen_inner, "power": screen_l1}  # by the form's kind
 TASK_WORDS = 2**22  # worth a task: pairs of a sample's and a target's
 BLOCK_BYTES = 2**19  # of samples that one task holds in L2 beside a panel
 JUDGED, UNSUITED = 256, 0.5  # targets, and the part of them that bounds may leave before floats are faster
+MOST = 32  # targets for each of the k smallest scores, below which floats are faster (docs/certificate.md)
+WORTH = 2**14  # bounds of panels worth a task that opens those few that may hold a result
 PAIRS = 2**28  # of samples and targets, bounds of whose panels are kept at once
 
 
@@ -35,9 +37,30 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
         return f"it bounds inner products and l1, and the form is {form.kind}"
     if device.type != "cpu":
         return f"it runs on the CPU, and the targets are on {device.type}"
-    if reduction != "argmin":
-        return f"it finds the smallest score alone, and {reduction} needs others too"
+    if reduction not in ("argmin", "topk"):
+        return f"it finds the smallest scores alone, and {reduction} needs the others too"
     return PARTS[form.kind].refusal(form, d)
+
+
+@njit(inline="always")
+def keep(score, j, best, index):
+    """Insert a score below the last of `best`, which ascends, behind those that equal it."""
+    place = best.size - 1
+    while place > 0 and best[place - 1] > score:
+        best[place], index[place] = best[place - 1], index[place - 1]
+        place -= 1
+    best[place], index[place] = score, j
+
+
+@njit(nogil=True)
+def join(begins, ends, best, index):
+    """The smallest scores of all spans, [spans, B, k], in the place of the first; ties stay with the earlier span."""
+    for span in range(1, best.shape[0]):
+        for i in range(begins, ends):
+            for c in range(best.shape[2]):
+                if not best[span, i, c] < best[0, i, -1]:
+                    break
+                keep(best[span, i, c], index[span, i, c], best[0, i], index[0, i])
 
 
 @functools.cache
@@ -52,29 +75,32 @@ def compile_kernels(part: ModuleType, rows: int):
                 store_lowest(bounds(rows, samples, i, targets, panel), lowest, panel * stride + i)
 
     @njit(nogil=True)
-    def promise(samples, targets, begins, ends, lowest, x, y, bias, scale, limit, index):
-        """Where limit[i] is 0, make it the exact score of a target whose bound is the smallest of sample i."""
-        where = np.zeros(ends - begins, np.int64)
-        low, tile = np.full(ends - begins, np.inf, np.float32), np.empty(lanes, np.float32)
+    def promise(samples, targets, begins, ends, lowest, x, y, bias, scale, score, index):
+        """The exact score of the target with the smallest bound in each of the score.shape[1] most promising panels."""
+        k = score.shape[1]
+        where = np.zeros((ends - begins, k), np.int64)
+        low, tile = np.full((ends - begins, k), np.inf, np.float32), np.empty(lanes, np.float32)
         for panel in range(lowest.shape[0]):
             for i in range(begins, ends):
-                if lowest[panel, i] < low[i - begins]:
-                    low[i - begins] = lowest[panel, i]
-                    where[i - begins] = panel
+                if lowest[panel, i] < low[i - begins, k - 1]:
+                    keep(lowest[panel, i], panel, low[i - begins], where[i - begins])
         for i in range(begins, ends):
-            if limit[i] == 0:
-                panel = where[i - begins]
-                store(bounds(1, samples, i, targets, panel), tile, 0, lanes)
-                index[i] = panel * lanes + tile.argmin()
-                limit[i] = exact(x, i, y, index[i], scale, bias[index[i]])
+            for c in range(k):
+                if -np.inf < low[i - begins, c] < np.inf:
+                    panel = where[i - begins, c]
+                    store(bounds(1, samples, i, targets, panel), tile, 0, lanes)
+                    index[i, c] = panel * lanes + tile.argmin()
+                    score[i, c] = exact(x, i, y, index[i, c], scale, bias[index[i, c]])
 
     @njit(nogil=True)
-    def rescore(samples, targets, first, last, lowest, x, y, bias, scale, offset, limit, best, index, count):
-        """The best exact score among the targets of a span of panels that no bound puts above limit[i]."""
-        tile = np.empty(lanes, np.float32)
+    def rescore(
+        samples, targets, first, last, begins, ends, lowest, x, y, bias, scale, offset, limit, best, index, count
+    ):  # fmt: skip
+        """The best exact scores among the targets of a span of panels that no bound puts above limit[i]."""
+        tile, k = np.empty(lanes, np.float32), best.shape[1]
         for panel in range(first, last):
             start, stop = panel * lanes, min(panel * lanes + lanes, y.shape[0])
-            for i in range(x.shape[0]):
+            for i in range(begins, ends):
                 if lowest[panel, i] > limit[i] - offset[i] or lowest[panel, i] == np.inf:
                     continue
                 store(bounds(1, samples, i, targets, panel), tile, 0, lanes)
@@ -83,10 +109,9 @@ def compile_kernels(part: ModuleType, rows: int):
                         continue
                     count[i] += 1
                     score = exact(x, i, y, j, scale, bias[j])
-                    if score < best[i]:
-                        best[i], index[i] = score, j
-                        if limit[i] < np.inf:  # at infinity bounds mean nothing
-                            limit[i] = min(score, limit[i])
+                    if score <= limit[i] and score < best[i, k - 1]:
+                        keep(score, j, best[i], index[i])
+                        limit[i] = min(limit[i], best[i, k - 1])
 
     return screen, promise, rescore
 
@@ -135,42 +160,56 @@ class Problem:
         lowest[:, : self.batch][:, ~self.bounds.certain] = -np.inf
         return lowest
 
-    def promised(self, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The exact score of a target whose bound is the smallest, and the target; inf for rows without bounds."""
-        limit, index = np.where(self.bounds.certain, 0, np.inf), np.zeros(self.batch, np.int64)
-        data = lowest, *self.exactly, limit, index
+    def promised(self, lowest: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The exact scores of k targets with small bounds, and the targets, [B, k]; inf for rows without bounds."""
+        score, index = np.full((self.batch, k), np.inf), np.zeros((self.batch, k), np.int64)
+        data = lowest, *self.exactly, score, index
         each(cut(self.batch, lowest.size // 2**16), lambda *span: self.promise(*self.codes, *span, *data))
-        return limit, index
+        return score, index
 
-    def remaining(self, lowest: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The smallest exact score that no bound puts above `limit`, its target, and how many scores that took."""
-        spans = cut(self.panels, lowest.size // 2**14)
-        best = np.full((len(spans), self.batch), np.inf)
-        index, count = np.zeros((2, len(spans), self.batch), np.int64)
+    def remaining(self, lowest: np.ndarray, limit: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The k smallest exact scores that no bound puts above `limit`, their targets, and how many scores that took.
+
+        At least k scores must be at most `limit`; what is infinite comes last, by index.
+        """
+        worth = lowest.size // WORTH
+        spans = cut(self.panels, min(worth, self.panels // k))  # so that the scores kept are few beside the bounds
+        blocks = cut(self.batch, worth, len(spans))
+        best = np.full((len(spans), self.batch, k), np.inf)
+        index, count = np.full(best.shape, -1), np.zeros(best.shape[:2], np.int64)
+        limits = np.repeat(limit[None], len(spans), axis=0)
+        offset = np.where(self.bounds.certain, self.bounds.offset, -np.inf)  # where no bound may rule out anything
+        data = lowest, *self.exactly, offset
 
         def run(task: int) -> None:
-            found = limit.copy(), best[task], index[task], count[task]
-            self.rescore(*self.codes, *spans[task], lowest, *self.exactly, self.bounds.offset, *found)
+            span, rows = task // len(blocks), blocks[task % len(blocks)]
+            found = limits[span], best[span], index[span], count[span]
+            self.rescore(*self.codes, *spans[span], *rows, *data, *found)
 
-        share(run, len(spans))
-        winner = best.argmin(0)[None]  # the first of equal ones
-        return *(np.take_along_axis(a, winner, 0)[0] for a in (best, index)), count.sum(0)
+        share(run, len(spans) * len(blocks))
+        each(cut(self.batch, best.size // 2**14), lambda *rows: join(*rows, best, index))
+        for i in np.flatnonzero(index[0, :, -1] < 0):
+            found = index[0, i][index[0, i] >= 0]
+            index[0, i, found.size :] = np.setdiff1d(np.arange(k), found)[: k - found.size]
+        return best[0], index[0], count.sum(0)
 
-    def solve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The smallest exact score of each sample, its target, and how many exact scores that took."""
-        lowest = self.lowest()
-        return self.remaining(lowest, self.promised(lowest)[0])
+    def solve(self, k: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The k smallest exact scores of each sample, their targets, [B, k], and how many exact scores that took."""
+        lowest, limit = self.lowest(), np.full(self.batch, np.inf)
+        if k <= self.panels:
+            limit = self.promised(lowest, k)[0].max(1)
+        return self.remaining(lowest, limit, k)
 
     def guess(self) -> tuple[np.ndarray, np.ndarray]:
         """The exact score of the target with the smallest estimate, and the target; the best of rows without one."""
         lowest = self.lowest()
-        value, index = self.promised(lowest)
-        certain = self.bounds.certain
-        if certain.all():
-            return value, index
-        lowest[:, : self.batch][:, certain] = np.inf
-        best, rest, _ = self.remaining(lowest, value)
-        return np.where(certain, value, best), np.where(certain, index, rest)
+        value, index = self.promised(lowest, 1)
+        certain = self.bounds.certain[:, None]
+        if not certain.all():
+            lowest[:, : self.batch][:, certain[:, 0]] = np.inf
+            best, rest, _ = self.remaining(lowest, value[:, 0], 1)
+            value, index = np.where(certain, value, best), np.where(certain, index, rest)
+        return value, index
 
 
 def in_parts(x: Tensor, layout: list[Tensor], solve) -> list[Tensor]:
@@ -181,14 +220,23 @@ def in_parts(x: Tensor, layout: list[Tensor], solve) -> list[Tensor]:
     return [value.to(x.dtype), *rest]
 
 
-def certify(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[Tensor, Tensor, Tensor]:
-    """The argmin, and for each row the number of targets that the bounds left to be scored exactly."""
+def certify(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """The topk, and for each row the number of targets that the bounds left to be scored exactly."""
     if x.shape[0] == 0:
-        return x.new_empty(0), *torch.empty(2, 0, dtype=torch.int64)
-    return tuple(in_parts(x, layout, lambda part: Problem(part, layout, bias, form).solve()))
+        return x.new_empty(0, k), torch.empty(0, k, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    return tuple(in_parts(x, layout, lambda part: Problem(part, layout, bias, form).solve(k)))
 
 
 def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     if x.dtype not in FLOATS:  # numpy has no bfloat16
         return gemm.argmin(x, layout, bias, form)
-    return certify(x, layout, bias, form)[:2]
+    value, index, _ = certify(x, layout, bias, form)
+    return value.squeeze(1), index.squeeze(1)
+
+
+def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> tuple[Tensor, Tensor]:
+    y = layout[0]
+    if x.dtype in FLOATS and 0 < k * MOST <= y.shape[0]:
+        return certify(x, layout, bias, form, k)[:2]
+    floats = numba_lp if form.kind == "power" and y.dtype == torch.float32 else gemm
+    return floats.topk(x, floats.prepare(y, form), bias, form, k)

@@ -1,7 +1,7 @@
 """The screen without its certificate: the target whose estimate in bytes is the smallest, and its exact score.
 
 It saves the exact scores of the other targets, and errs where scores are closer than the rounding of the codes. Where
-that is no way to tell most targets apart, `suits` says so, as for the screen.
+that is no way to tell most targets apart, `suits` says so, as for the screen. `topk` is the screen's own, certified.
 """
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from . import gemm
 from .form import Form
-from .screen import Problem, in_parts, prepare, refusal, suits
+from .screen import Problem, in_parts, prepare, refusal, suits, topk
 from .screen_bounds import FLOATS
 
-__all__ = ["argmin", "prepare", "refusal", "suits"]
+__all__ = ["argmin", "prepare", "refusal", "suits", "topk"]
 
 
 def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[Tensor, Tensor]:
@@ -21,4 +21,4 @@ def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[T
     if x.shape[0] == 0:
         return x.new_empty(0), torch.empty(0, dtype=torch.int64)
     value, index = in_parts(x, layout, lambda part: Problem(part, layout, bias, form, safety=0.0).guess())
-    return value, index
+    return value.squeeze(1), index.squeeze(1)

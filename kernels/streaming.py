@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from . import merge
+
 Score = Callable[[int, int], Tensor]
 Scores = Iterable[tuple[int, int, Tensor]]  # (start, stop, s_ij [B, stop − start]); the next may overwrite it
 Race = Callable[[Tensor, int, float, Tensor, Tensor, Tensor], None]  # see `philox.race`
@@ -105,14 +107,25 @@ def average(scores: Scores, epsilon: float, points: Callable[[int, int], Tensor]
     return mean / total
 
 
+def smallest(score: Tensor, k: int) -> Tensor:
+    """Columns of the k smallest of each row of score [B, n] in ascending order, ties by column, [B, k] int64.
+
+    A score's bits, put in the order of whole numbers, and its column make one key of 64 bits, and of keys no two are
+    equal. On a CPU that takes a third to an eighth of the time of a stable sort, which float64 is left to.
+    """
+    if score.dtype == torch.float64:
+        return torch.sort(score, dim=1, stable=True).indices[:, :k]
+    bits = (score.float() + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
+    order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    key = (order << 32) | torch.arange(score.shape[1], device=score.device)
+    return torch.topk(key, min(k, score.shape[1]), dim=1, largest=False).values & 0xFFFFFFFF
+
+
 def topk(score: Score, n: int, width: int, k: int) -> tuple[Tensor, Tensor]:
-    """A stable sort of (best so far, block) keeps the smaller index first among equal scores."""
-    value = index = None
+    best = None
     for start, stop in blocks(n, width):
         s = score(start, stop)
-        column = torch.arange(start, stop, device=s.device).expand_as(s)
-        if value is not None:
-            s, column = torch.cat([value, s], 1), torch.cat([index, column], 1)
-        s, order = torch.sort(s, dim=1, stable=True)
-        value, index = s[:, :k].contiguous(), column.gather(1, order[:, :k])
-    return value, index
+        column = smallest(s, k)
+        found = s.gather(1, column), column + start
+        best = found if best is None else merge.topk(best, found, k)
+    return best

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .form import Form
+from .streaming import smallest
 from .triton_argmin import minima
 from .triton_launch import Launch, Tiling, form_constants, on_device, tiling
 from .triton_tiles import exact_scores
@@ -34,14 +35,6 @@ def tile_scores(
         )  # fmt: skip
         out = program.to(tl.int64) * WIDTH + start + tl.arange(0, BN)
         tl.store(score_ptr + out, score.to(tl.float32))
-
-
-def smallest(score: Tensor, k: int) -> Tensor:
-    """Columns of the k smallest of each row of score [B, n] in ascending order, ties by column, [B, k] int64."""
-    bits = (score + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
-    order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    key = (order << 32) | torch.arange(score.shape[1], device=score.device)
-    return torch.topk(key, k, dim=1, largest=False).values & 0xFFFFFFFF
 
 
 def slice_topk(tiles: Tiling, k: int) -> tuple[Tensor, Tensor]:
