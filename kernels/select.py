@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from operator import ge
 from types import ModuleType
 
 import torch
@@ -56,12 +57,15 @@ PREFERENCE = {
     ("cuda", "callable"): ("keops", "gemm"),
 }
 
-# Targets below which a backend runs only when it is named. With 500, gemm took 0.6 (B = 1) to 1.2 (B = 64) of the time
-# of the screen, which adds 0.2 ms to a call; with 1 797, 0.6 to 3.4 (docs/performance.md).
-FEWEST = {"screen": 1000, "screen_low": 1000}
-# Coordinates below which the same holds. With 60 000 targets, numba took 0.2 (B = 1) to 1.6 (B = 256) of the screen's
-# time at D = 12, 0.3 to 1.9 at D = 24 (docs/certificate.md).
-NARROWEST = {("screen", "power"): 24, ("screen_low", "power"): 24}
+# Targets N, coordinates D and N·D below any of which a backend runs only when it is named. The number of samples is not
+# known when targets are prepared, and batches of 64 and more are favoured: there the screen breaks even with what it stands
+# before (gemm, numba) at about these sizes. With 256 samples it takes 0.6 to 0.9 of the time; with a single one it takes
+# 0.06 to 0.15 ms more, 1.3 to 1.7 times as long (docs/performance.md).
+LEAST = {
+    (name, kind): sizes
+    for name in ("screen", "screen_low")
+    for kind, sizes in {"inner": (500, 1, 1), "power": (1, 12, 2**16)}.items()
+}
 
 
 def refusal(backend: str, form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:
@@ -97,6 +101,6 @@ def select(
         return backend
     order = PREFERENCE.get((device.type, form.kind), ("gemm",))
     enough = PRECISIONS[PRECISIONS.index(precision) :]
-    large = (name for name in order if n >= FEWEST.get(name, 0) and d >= NARROWEST.get((name, form.kind), 0))
-    worth = (name for name in large if BACKENDS[name].precision in enough)
+    precise = (name for name in order if BACKENDS[name].precision in enough)
+    worth = (name for name in precise if all(map(ge, (n, d, n * d), LEAST.get((name, form.kind), (0, 0, 0)))))
     return next(name for name in worth if refusal(name, form, reduction, device, n, d) is None)

@@ -49,7 +49,7 @@ def test_the_uncertified_screen_runs_where_it_is_asked_for(monkeypatch, device, 
     assert all(select.BACKENDS[name].precision == precision for precision, name in plan.items())
 
 
-@pytest.mark.parametrize(("form", "n", "d"), [("inner", 999, 64), ("l1", 999, 64), ("l1", 60_000, 23)])
+@pytest.mark.parametrize(("form", "n", "d"), [("inner", 499, 784), ("l1", 1023, 64), ("l1", 60_000, 11)])
 def test_both_screens_have_the_same_thresholds(form, n, d):
     plan = {select.select(FORMS[form], "argmin", CPU, n, d, None, precision) for precision in PRECISIONS}
     assert plan == {"gemm" if form == "inner" else "numba"}
