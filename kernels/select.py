@@ -57,10 +57,10 @@ PREFERENCE = {
     ("cuda", "callable"): ("keops", "gemm"),
 }
 
-# Targets N, coordinates D and N·D below any of which a backend runs only when it is named. The number of samples is not
-# known when targets are prepared, and batches of 64 and more are favoured: there the screen breaks even with what it stands
-# before (gemm, numba) at about these sizes. With 256 samples it takes 0.6 to 0.9 of the time; with a single one it takes
-# 0.06 to 0.15 ms more, 1.3 to 1.7 times as long (docs/performance.md).
+# Targets N, coordinates D and N·D below any of which a backend runs only when it is named. The number of samples is
+# not known when targets are prepared, and batches of 64 and more are favoured: there the screen breaks even with what
+# it stands before (gemm, numba) at about these sizes. With 256 samples it takes 0.6 to 0.9 of the time; with a single
+# one it takes 0.06 to 0.15 ms more, 1.3 to 1.7 times as long (docs/performance.md).
 LEAST = {
     (name, kind): sizes
     for name in ("screen", "screen_low")
