@@ -141,6 +141,7 @@ class Run:
         started, stop, fitted = time.perf_counter(), None, None
         if self.history:
             fitted, followed = self.fit()
+            self.ot.ascent.candidates = None  # they are samples of the generator as it was
             stop = None if followed else Stop.PROGRESS
         solution, holds = self.solve()
         self.report = report = solution.report

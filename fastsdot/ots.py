@@ -343,11 +343,11 @@ def solve(
         verdict = collect(stage, sampler, rule, left, batch, last, progress and show)
         over = last or sampler.samples >= max_samples
         report = stage.found.report()
+        if not history and report.chi2 - 2 * report.chi2_error > state.chi2:
+            state.candidates = None  # the source has moved
         if not (verdict or over or ready(state, stage, rule, verdict, report, perplexity)):
             continue
         stop = judge(report)
-        if not history[1:] and report.chi2 - 2 * report.chi2_error > 2 * state.chi2:
-            state.candidates = None  # the source has moved
         state.chi2 = report.chi2 + 2 * report.chi2_error
         if verdict or over or stop:
             break
