@@ -121,6 +121,11 @@ def prepare(y: Tensor, form: Form) -> list[Tensor]:
 
 
 def suits(y: Tensor, form: Form) -> bool:
+    """Whether to screen: inner products always, since threads and batches change how those in float32 round."""
+    return form.kind == "inner" or told_apart(y, form)
+
+
+def told_apart(y: Tensor, form: Form) -> bool:
     """Whether bounds tell targets apart, judged by some of them as samples of others, with levelled scores."""
     if y.dtype not in FLOATS or y.shape[0] < 2 * JUDGED:
         return True

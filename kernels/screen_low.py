@@ -1,7 +1,7 @@
 """The screen without its certificate: the target whose estimate in bytes is the smallest, and its exact score.
 
 It saves the exact scores of the other targets, and errs where scores are closer than the rounding of the codes. Where
-that is no way to tell most targets apart, `suits` says so, as for the screen. `topk` is the screen's own, certified.
+that is no way to tell most targets apart, `suits` says so. `topk` is the screen's own, certified.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import gemm
 from .form import Form
-from .screen import Problem, in_parts, prepare, refusal, suits, topk
+from .screen import Problem, in_parts, prepare, refusal, told_apart as suits, topk
 from .screen_bounds import FLOATS
 
 __all__ = ["argmin", "prepare", "refusal", "suits", "topk"]
