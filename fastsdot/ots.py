@@ -303,7 +303,7 @@ def solve(
     draws; batch_size is the number of samples that kernels are given at once, and changes no result but by rounding;
     generator draws an int source; callback sees a row whenever a potential has been judged, and stops the solve by
     returning True.
-    The potential is set even when the source raises or the solve is interrupted. A call continues the last one, and
+    The potential is the best that was judged; it is set even when the source raises or the solve is interrupted. A call continues the last one, and
     follows the source when that has moved.
 
     Raises `SourceError` for a batch that is not usable, `NotConverged` if `throw`, `InvalidArgument` otherwise.
@@ -336,7 +336,7 @@ def solve(
         cool(ot, sampler, pilot, state.scale, batch, budget // 2)
     perplexity = sharing(ot, pilot)
     wanted = size_of(perplexity, n) // (1 if cold else 4)
-    stage = Stage(ot, perplexity)
+    stage, best = Stage(ot, perplexity), None
     while True:
         last = sampler.samples + max(1, stage.rows) > budget
         left = max_samples - sampler.samples if last else min(wanted, budget - sampler.samples)
@@ -349,12 +349,17 @@ def solve(
             continue
         stop = judge(report)
         state.chi2 = report.chi2 + 2 * report.chi2_error
+        if best is None or state.chi2 < best[0]:
+            best = state.chi2, report, state.potential
         if verdict or over or stop:
             break
         improve(ot, state, stage, perplexity)
         wanted = following(state, stage, rule, report)
         stage = Stage(ot, perplexity)
     converged = verdict is True
+    if report.chi2 - 2 * report.chi2_error > best[0]:  # the last fit made it worse
+        state.chi2, report, potential = best
+        settle(ot, potential)
     reason = Reason.CONVERGED if converged else Reason.CALLBACK if stop else Reason.MAX_SAMPLES
     solution = Solution(converged, reason, report, sampler.samples, time.perf_counter() - started, history)
     if throw and not converged:

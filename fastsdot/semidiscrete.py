@@ -216,7 +216,7 @@ class SemiDiscreteOT(nn.Module):
         callback: Callable | None = None,
         throw: bool = False,
     ) -> "ots.Solution":
-        """OTS: find ψ by stochastic ascent on the semi-dual; see `fastsdot.ots.solve`."""
+        """OTS: find ψ by maximise the semi-dual over samples; see `fastsdot.ots.solve`."""
         return ots.solve(
             self,
             source,
