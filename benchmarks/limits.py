@@ -4,12 +4,12 @@ The argmin of N targets of D coordinates for B samples needs at the least one re
 B·N·D products, for l1 2·B·N·D additions (the difference and the sum) or B·N·D distances of bytes (summed at once).
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numba import njit
+from problems import shortest
 
 from fastsdot.kernels import Form, numba_bytes, numba_tile, refusal, screen_l1
 from fastsdot.kernels.threads import share
@@ -24,26 +24,15 @@ PLACES = 16  # from which codes are read in turn, so that no compiler takes thei
 CHAINS = max(1, ROWS // 2)  # rows of a tile that is added to, so that it and its term fit the registers
 
 
-def best(run: Callable[[], object]) -> float:
-    """The shortest of a few calls after the first, in seconds."""
-    run()
-    times = []
-    for _ in range(TRIES):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def bandwidth() -> float:
     values = torch.ones(READ)
-    return 4 * READ / best(values.sum)
+    return 4 * READ / shortest(values.sum, TRIES)
 
 
 def float32_products() -> float:
     a, b = torch.randn(2, SIDE, SIDE)
     out = torch.empty(SIDE, SIDE)
-    return SIDE**3 / best(lambda: torch.mm(a, b, out=out))
+    return SIDE**3 / shortest(lambda: torch.mm(a, b, out=out), TRIES)
 
 
 @njit(nogil=True)
@@ -76,7 +65,7 @@ def per_second(loop: Callable[[np.ndarray], None], count: int) -> float:
     """`count` a step, over all threads."""
     threads = torch.get_num_threads()
     outs = np.empty((threads, 2 * ROWS * LANES), np.float32)
-    return threads * count * STEPS / best(lambda: share(lambda task: loop(outs[task]), threads))
+    return threads * count * STEPS / shortest(lambda: share(lambda task: loop(outs[task]), threads), TRIES)
 
 
 def additions() -> float:

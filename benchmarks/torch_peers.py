@@ -4,12 +4,11 @@ Both carry each row's smallest score from block to block, so that the B×N matri
 the fastest of a few, measured when the problem is prepared.
 """
 
-import time
 import warnings
 from collections.abc import Callable, Iterable
 
 import torch
-from problems import Problem
+from problems import Problem, shortest
 from torch import Tensor
 
 from fastsdot.kernels import streaming
@@ -23,17 +22,8 @@ Run = Callable[[], Tensor]
 def fastest(runs: Iterable[Run]) -> Run:
     """The one whose best of a few calls after the first is the shortest."""
 
-    def seconds(run: Run) -> float:
-        run()
-        times = []
-        for _ in range(TRIES):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
     first, *rest = runs
-    return min([first, *rest], key=seconds) if rest else first
+    return min([first, *rest], key=lambda run: shortest(run, TRIES)) if rest else first
 
 
 def widths(n: int, some: Iterable[int]) -> list[int]:

@@ -21,11 +21,12 @@ from fastsdot import checkpoint, theory
 from fastsdot.costs import Pairing
 from fastsdot.errors import InvalidArgument, RunError, require_number
 from fastsdot.fit import LEARNING_RATE, Fitted, Loss, fit, frozen
-from fastsdot.ots import Ascent, Solution
+from fastsdot.ots import Solution
 from fastsdot.progress import Progress
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
 from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw
+from fastsdot.stages import Ascent
 from fastsdot.stopping import Chi2, Rule, as_rule
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.json"

@@ -21,6 +21,7 @@ from fastsdot.errors import InvalidArgument, require_finite, require_number
 from fastsdot.ranks import Ranks, Shared, lay_out, share
 from fastsdot.report import Report
 from fastsdot.sources import SourceLike
+from fastsdot.stages import Ascent
 from fastsdot.stopping import Rule
 from fastsdot.storage import STORED, Storage, decode, fingerprint, place
 
@@ -90,7 +91,7 @@ class SemiDiscreteOT(nn.Module):
         self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
         self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
         self.requested = {"backend": backend, "precision": precision}
-        self.ascent: ots.Ascent | None = None
+        self.ascent: Ascent | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -278,7 +279,7 @@ class SemiDiscreteOT(nn.Module):
         ot.weights.copy_(weights)
         if "ascent" in about:
             tensors = {name.removeprefix("ascent."): t for name, t in arrays.items() if name.startswith("ascent.")}
-            ot.ascent = ots.Ascent(**about["ascent"], **tensors).to(ot.device)
+            ot.ascent = Ascent(**about["ascent"], **tensors).to(ot.device)
         return ot
 
     def _flat(self, x: Tensor) -> Tensor:

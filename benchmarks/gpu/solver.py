@@ -26,14 +26,14 @@ def targets(session: Session) -> Tensor:
 
 def step_share(session: Session, cost: str) -> dict[str, float]:
     """Seconds of a step with all that is around the kernel, of its lists alone, and their ratio."""
-    from fastsdot import ots
+    from fastsdot import ots, stages
     from fastsdot.semidiscrete import SemiDiscreteOT
 
     ot = SemiDiscreteOT(targets(session), cost=cost)
-    sampler, batch = ots.Sampler(ot, ot.targets.shape[1]), ots.default_batch(ot)
+    sampler, batch = stages.Sampler(ot, ot.targets.shape[1]), ots.default_batch(ot)
 
     def steps() -> None:
-        stage = ots.Stage(ot, ots.PERPLEXITY)
+        stage = stages.Stage(ot, stages.PERPLEXITY)
         for _ in range(STEPS):
             stage.add(sampler(batch))
 
