@@ -230,4 +230,5 @@ def solve(
 
 def default_batch(ot: "SemiDiscreteOT") -> int:
     """`ROWS`, and more where each call reads all targets again."""
-    return ROWS * (8 if isinstance(ot._kernel, kernels.Blocks) else 1)
+    local = ot._kernel.local if isinstance(ot._kernel, kernels.Shards) else ot._kernel
+    return ROWS * (8 if isinstance(local, kernels.Blocks) else 1)

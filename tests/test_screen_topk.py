@@ -153,17 +153,20 @@ def test_a_large_part_of_the_targets_is_left_to_floats(form, monkeypatch):
 
 @both
 def test_topk_and_argmin_share_a_layout_and_its_choice(form):
-    y = torch.rand(1000, 64)
+    y = torch.rand(1100, 64)
     for precision, name in ((None, "screen"), ("low", "screen_low")):
         targets = prepare(y, form, precision=precision)
         assert {targets.plan[reduction] for reduction in ("argmin", "topk")} == {name}
     x = torch.rand(5, 64)
-    exact = [topk(x, prepare(y, form, precision=p), torch.zeros(1000), 9) for p in (None, "low")]
+    exact = [topk(x, prepare(y, form, precision=p), torch.zeros(1100), 9) for p in (None, "low")]
     assert all(map(torch.equal, *exact))
     assert screen_low.topk is screen.topk
-    same = torch.randn(1, 64) * (1 + 1e-6 * torch.randn(1000, 64))
+
+
+def test_l1_of_targets_that_bounds_do_not_tell_apart_is_left_to_floats():
+    same = torch.randn(1, 64) * (1 + 1e-6 * torch.randn(1100, 64))
     same[:50] += 1  # the unit has to reach from these to the others
-    assert not {"screen"} & set(prepare(same, form).plan.values())
+    assert not {"screen"} & set(prepare(same, L1).plan.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
