@@ -109,7 +109,7 @@ def begin(ot: "SemiDiscreteOT", x: Tensor) -> tuple[Ascent, bool]:
         starts = {"last": last, "moved": follow(last, fresh)} | starts
     elif bool(ot.potential.any()):
         starts = {"given": replace(fresh, potential=ot.potential.double())} | starts
-    best, lowest = "", math.inf
+    best, lowest = next(iter(starts)), math.inf
     for name, start in starts.items():
         hits = Survey(ot.weights, ot.potential, soft=False)
         hits.add(x.new_zeros(x.shape[0]), ot._assign(x, start.potential.float()))

@@ -153,6 +153,33 @@ def test_exit_max_samples():
     assert caught.value.solution.samples <= 3000
 
 
+@pytest.mark.parametrize("samples", [4, 5, 50])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_a_budget_below_a_batch_is_kept_and_reported(samples, epsilon):
+    ot = SemiDiscreteOT(digits()[:200], cost="l1", epsilon=epsilon)
+    solution = ot.solve(64, max_samples=samples)
+    assert not solution.converged
+    assert 1 <= solution.samples <= samples
+    assert torch.isfinite(ot.potential).all()
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 5), torch.tensor([[1e6]]).expand(1, 5)])
+def test_a_source_of_one_point_ends_with_all_mass_on_one_target(x):
+    ot = SemiDiscreteOT(torch.randn(30, 5))
+    solution = ot.solve(lambda n: x.repeat(n, 1), max_samples=3000)
+    assert solution.reason is Reason.MAX_SAMPLES
+    assert solution.report.chi2 == pytest.approx(29)
+    assert torch.isfinite(ot.potential).all()
+
+
+def test_a_few_samples_a_million_away_do_not_keep_the_rest_from_converging():
+    def source(n):
+        x = torch.randn(n, 5)
+        return torch.where(torch.rand(n, 1) < 1e-3, 1e6 * x, x)
+
+    assert SemiDiscreteOT(torch.randn(100, 5)).solve(source).converged
+
+
 def test_exit_callback():
     solution = SemiDiscreteOT(digits()[:200], cost="l1").solve(64, tol=1e-6, callback=lambda row: True)
     assert not solution.converged
