@@ -1,4 +1,4 @@
-"""Whole solves with default arguments: χ² on fresh samples after 20 samples a target, and the seconds it took."""
+"""Whole solves with default arguments: χ² on fresh samples after 50 samples a target, and the seconds it took."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fastsdot.networks import mlp
 from fastsdot.sources import Gaussian, Pushforward, SourceLike
 
 IMAGES = os.environ.get("FASTSDOT_IMAGES")  # an idx.gz of 28×28 images, as in Debian's dataset-fashion-mnist
-SAMPLES_PER_TARGET = 20
+SAMPLES_PER_TARGET = 50
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,8 @@ class Race:
     claimed: float | None
 
     def targets(self) -> torch.Tensor:
-        random = torch.Generator().manual_seed(0)
         if self.name == "uniform to 2-D":
-            return torch.rand(2000, 2, generator=random) ** 2
-        if self.name == "noise to a line":
-            return torch.randn(500, 1, generator=random)
-        if self.name == "noise to lengths":
-            return torch.randn(2000, 100, generator=random) * torch.rand(2000, 1, generator=random)
+            return torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) ** 2
         if self.name.endswith("digits"):
             return pixels(load("digits").images).flatten(1)
         if IMAGES is None:
@@ -40,32 +35,30 @@ class Race:
         except DataError as error:
             pytest.skip(str(error))
 
-    def source(self, d: int) -> SourceLike:
+    def source(self) -> SourceLike:
         if self.name == "uniform to 2-D":
             return lambda n: torch.rand(n, 2)
-        return Pushforward(mlp(32, (d,), (256, 256)), Gaussian(32)) if self.name.startswith("generator") else d
+        if self.name == "generator to digits":
+            return Pushforward(mlp(32, (64,), (256, 256)), Gaussian(32))
+        return 784 if "images" in self.name else 64
 
 
 RACES = [
     Race("generator to digits", "l1", 0.1),
-    Race("noise to digits", "l1", 0.05),
     Race("noise to digits", "sqeuclidean", 0.05),
-    Race("noise to 5 000 images", "sqeuclidean", 0.08),
-    Race("noise to 5 000 images", "l1", None),
-    Race("noise to lengths", "dot", None),  # directions in 100 dimensions, of lengths from 0 to 10
+    Race("noise to 5 000 images", "sqeuclidean", 0.05),
     Race("uniform to 2-D", "sqeuclidean", None),
-    Race("noise to a line", "sqeuclidean", None),
 ]
 
 
-@pytest.mark.parametrize("race", RACES, ids=lambda race: f"{race.name} {race.cost}".replace(" ", "-"))
-def test_chi2_after_20_samples_a_target(benchmark, row, race):
+@pytest.mark.parametrize("race", RACES, ids=lambda race: race.name.replace(" ", "-"))
+def test_chi2_after_50_samples_a_target(benchmark, row, race):
     torch.manual_seed(0)
-    targets = race.targets()
-    n, source = len(targets), race.source(targets.shape[1])
+    targets, source = race.targets(), race.source()
+    n = len(targets)
     ot = SemiDiscreteOT(targets, cost=race.cost)
     ot.assign(targets[:64])  # compile outside the clock
-    solution = benchmark.pedantic(ot.solve, (source,), {"max_samples": SAMPLES_PER_TARGET * n, "tol": 1e-3}, rounds=1)
+    solution = benchmark.pedantic(ot.solve, (source,), {"max_samples": SAMPLES_PER_TARGET * n, "tol": 1e-2}, rounds=1)
     report = ot.evaluate(source, 20 * n)
     row(f"χ² {report.chi2:.4f} ± {report.chi2_error:.4f}, {race.name}, {race.cost}", "fastsdot", solution.seconds)
     benchmark.extra_info |= {

@@ -21,8 +21,6 @@ from fastsdot.errors import InvalidArgument, require_finite, require_number
 from fastsdot.ranks import Ranks, Shared, lay_out, share
 from fastsdot.report import Report
 from fastsdot.sources import SourceLike
-from fastsdot.stages import Ascent
-from fastsdot.stopping import Rule
 from fastsdot.storage import STORED, Storage, decode, fingerprint, place
 
 
@@ -91,7 +89,7 @@ class SemiDiscreteOT(nn.Module):
         self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
         self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
         self.requested = {"backend": backend, "precision": precision}
-        self.ascent: Ascent | None = None
+        self.ascent: ots.Ascent | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -209,7 +207,7 @@ class SemiDiscreteOT(nn.Module):
         self,
         source: SourceLike,
         *,
-        tol: float | Rule = 0.05,
+        tol: "float | ots.Rule" = 0.05,
         max_samples: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
@@ -217,7 +215,7 @@ class SemiDiscreteOT(nn.Module):
         callback: Callable | None = None,
         throw: bool = False,
     ) -> "ots.Solution":
-        """OTS: find ψ by maximise the semi-dual over samples; see `fastsdot.ots.solve`."""
+        """OTS: find ψ by stochastic ascent on the semi-dual; see `fastsdot.ots.solve`."""
         return ots.solve(
             self,
             source,
@@ -243,7 +241,7 @@ class SemiDiscreteOT(nn.Module):
         }
         arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
         if self.ascent is not None:
-            state = self.ascent.saved()
+            state = vars(self.ascent)
             about["ascent"] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
             arrays |= {f"ascent.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
         if self.ranks is None or self.ranks.rank == 0:
@@ -279,7 +277,7 @@ class SemiDiscreteOT(nn.Module):
         ot.weights.copy_(weights)
         if "ascent" in about:
             tensors = {name.removeprefix("ascent."): t for name, t in arrays.items() if name.startswith("ascent.")}
-            ot.ascent = Ascent(**about["ascent"], **tensors).to(ot.device)
+            ot.ascent = ots.Ascent(**about["ascent"], **tensors).to(ot.device)
         return ot
 
     def _flat(self, x: Tensor) -> Tensor:

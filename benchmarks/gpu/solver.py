@@ -25,24 +25,27 @@ def targets(session: Session) -> Tensor:
 
 
 def step_share(session: Session, cost: str) -> dict[str, float]:
-    """Seconds of a step with all that is around the kernel, of its lists alone, and their ratio."""
-    from fastsdot import ots, stages
+    """Seconds of a step with all that is around the kernel, of its soft marginals alone, and their ratio."""
+    from fastsdot import ots
     from fastsdot.semidiscrete import SemiDiscreteOT
 
     ot = SemiDiscreteOT(targets(session), cost=cost)
-    sampler, batch = stages.Sampler(ot, ot.targets.shape[1]), ots.default_batch(ot)
+    sampler = ots.Sampler(ot, ot.targets.shape[1])
+    batch = ots.default_batch(len(ot.targets))
+    state = ots.begin(ot, sampler, min(ots.PILOT, 256))
 
     def steps() -> None:
-        stage = stages.Stage(ot, stages.PERPLEXITY)
         for _ in range(STEPS):
-            stage.add(sampler(batch))
+            ots.ascend(ot, state, sampler(batch))
 
     with torch.no_grad():
-        made = arguments_of("topk", steps)
+        for _ in range(ots.GAP_EVERY):  # past the steps that measure more than later ones do
+            steps()
+        made = arguments_of("soft_marginal", steps)
 
         def kernel() -> None:
             for arguments in made:
-                kernels.topk(*arguments)
+                kernels.soft_marginal(*arguments)
 
         seconds = session.medians({"step": steps, "kernel": kernel}, SMALL_SECONDS if session.small else SECONDS)
         waits = waiting(session, steps)
