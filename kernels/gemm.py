@@ -4,12 +4,13 @@ On the CPU the targets of the inner form are shared out in contiguous parts, one
 """
 
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from . import philox, streaming, threads
+from . import merge, philox, streaming, threads
 from .form import Form
 
 Result = TypeVar("Result")
@@ -57,22 +58,23 @@ def parts(x: Tensor, y: Tensor, form: Form) -> list[tuple[int, int]]:
 
 
 def reduce_parts(
-    x: Tensor, y: Tensor, bias: Tensor, form: Form, reduce: Callable[[streaming.Score, int, int], Result]
+    x: Tensor, y: Tensor, bias: Tensor, form: Form, part: Callable[[streaming.Score, int, int], Result]
 ) -> list[tuple[int, Result]]:
-    """(first target, reduce(score, n, width)) of each part, in order."""
+    """(first target, part(score, n, width)) of each part, in order."""
     x, y, bias = x.detach(), y.detach(), bias.detach()  # another thread does not know that this one records nothing
     ranges = parts(x, y, form)
 
     def run(task: int) -> tuple[int, Result]:
         start, stop = ranges[task]
         score, width = block_score(x, [y[start:stop]], bias[start:stop], form)
-        return start, reduce(score, stop - start, width)
+        return start, part(score, stop - start, width)
 
     return threads.gather(run, len(ranges))
 
 
 def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    return _join_lowest(reduce_parts(x, layout[0], bias, form, streaming.argmin))
+    found = reduce_parts(x, layout[0], bias, form, streaming.argmin)
+    return reduce(merge.argmin, [(value, index + start) for start, (value, index) in found])
 
 
 def sample(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, seed: Tensor) -> Tensor:
@@ -85,23 +87,14 @@ def sample(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: f
         scores = streaming.scored(score, stop - start, width, start)
         return streaming.sample(scores, x.shape[0], epsilon, seed, race)
 
-    return _join_lowest([(0, best) for best in threads.gather(run, len(ranges))])[1]
-
-
-def _join_lowest(best: list[tuple[int, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
-    """The smallest value of each row and its index, from (first target, (values, indices)) of each part in order."""
-    value, index = best[0][1]
-    for start, (low, where) in best[1:]:
-        index = torch.where(low < value, where + start, index)
-        value = torch.minimum(low, value)
-    return value, index
+    return reduce(merge.argmin, threads.gather(run, len(ranges)))[1]
 
 
 def softmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Tensor:
-    def reduce(score: streaming.Score, n: int, width: int) -> Tensor:
+    def part(score: streaming.Score, n: int, width: int) -> Tensor:
         return streaming.softmin(score, n, width, epsilon)
 
-    return _join_soft([value for _, value in reduce_parts(x, layout[0], bias, form, reduce)], epsilon)
+    return _join_soft([value for _, value in reduce_parts(x, layout[0], bias, form, part)], epsilon)
 
 
 def soft_marginal(
@@ -122,14 +115,12 @@ def soft_marginal(
 
 
 def _join_soft(values: list[Tensor], epsilon: float) -> Tensor:
-    return values[0] if len(values) == 1 else -epsilon * torch.logsumexp(torch.stack(values) / -epsilon, dim=0)
+    return values[0] if len(values) == 1 else merge.softmin(torch.stack(values), epsilon)
 
 
 def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> tuple[Tensor, Tensor]:
-    def reduce(score: streaming.Score, n: int, width: int) -> tuple[Tensor, Tensor]:
+    def part(score: streaming.Score, n: int, width: int) -> tuple[Tensor, Tensor]:
         return streaming.topk(score, n, width, k)
 
-    found = reduce_parts(x, layout[0], bias, form, reduce)
-    value, order = torch.sort(torch.cat([low for _, (low, _) in found], 1), dim=1, stable=True)
-    index = torch.cat([where + start for start, (_, where) in found], 1).gather(1, order[:, :k])
-    return value[:, :k].contiguous(), index
+    found = reduce_parts(x, layout[0], bias, form, part)
+    return reduce(partial(merge.topk, k=k), [(value, index + start) for start, (value, index) in found])

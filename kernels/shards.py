@@ -8,6 +8,7 @@ marginal adds up the masses in a second exchange.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Protocol
 
 import torch
@@ -82,9 +83,7 @@ class Shards:
 
     def _least(self, value: Tensor, index: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         found = self.join(torch.stack([value.double(), (index + self.first).double()]), batch)  # exact to 2⁵³
-        best = found[0]
-        for other in found[1:]:
-            best = merge.argmin(best, other)
+        best = reduce(merge.argmin, found)
         return best[0].to(value.dtype), best[1].long()
 
     def topk(self, x: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -93,9 +92,7 @@ class Shards:
         value = torch.nn.functional.pad(value.double(), missing, value=torch.inf)
         index = torch.nn.functional.pad((index + self.first).double(), missing)
         found = self.join(torch.stack([value.T, index.T]), x.shape[0]).mT.contiguous()
-        best = found[0]
-        for other in found[1:]:
-            best = merge.topk(best, other, k)
+        best = reduce(partial(merge.topk, k=k), found)
         return best[0].to(x.dtype), best[1].long()
 
     def softmin(self, x: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -114,10 +111,7 @@ class Shards:
         race = philox.compiled_race(x.device)
         value, index = streaming.sample(self.scores(x, bias), x.shape[0], epsilon, seed, race)
         found = self.ranks.gather(torch.stack([value, index.double()]))[: self.ranks.shards]
-        best = found[0]
-        for other in found[1:]:
-            best = merge.argmin(best, other)
-        return best[1].long()
+        return reduce(merge.argmin, found)[1].long()
 
     def average(self, x: Tensor, bias: Tensor, epsilon: float, points: Callable[[int, int], Tensor]) -> Tensor:
         own = ops.softmin(x, self.local, self.own(bias), epsilon)
