@@ -1,0 +1,128 @@
+"""Background: a thread that solves while training uses what it has found so far.
+
+The thread ascends the semi-dual on a twin of `ot`, which shares its targets and has a potential of its own. Whenever a
+check finds a smaller marginal error χ², that potential waits for the coupling, which takes it between two batches: a
+batch sees one potential, and no training step waits for the solver.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait as wait_for
+from threading import Event
+from typing import Any
+
+from torch import Tensor
+
+from fastsdot.couplings import Coupling
+from fastsdot.errors import InvalidArgument, require_number
+from fastsdot.ots import Solution
+from fastsdot.progress import Progress
+from fastsdot.semidiscrete import SemiDiscreteOT
+from fastsdot.sources import SourceLike
+
+
+class Stopped(BaseException):
+    """Ends a solve at its next step; not an error."""
+
+
+class Background:
+    """`with Background(coupling, source, tol=0.05): ...` improves the coupling's potential while the block runs.
+
+    source and options are those of `ot.solve`. Where the source moves, as a generator in training does, `every` seconds
+    after the end of a solve the next begins. `solution` is the last one's, `refreshes` the number of potentials taken.
+
+    The block's end stops the thread within one step of the ascent; what raises in the thread is raised at the next
+    batch, or at the end. Raises `InvalidArgument` for an ot that is shared by ranks, whose passes are collective.
+    """
+
+    def __init__(
+        self,
+        coupling: Coupling,
+        source: SourceLike,
+        *,
+        every: float | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        callback: Callable[[dict[str, float]], bool | None] | None = None,
+        **options: Any,
+    ):
+        if coupling.ot.ranks is not None:
+            remedy = "solve before training, or give every rank an ot of its own"
+            raise InvalidArgument("coupling", "an ot of this process", "one shared by ranks", remedy)
+        if every is not None:
+            require_number("every", every, above=0)
+        self.coupling, self.source, self.every, self.options = coupling, source, every, options
+        self.progress, self.callback = progress, callback
+        self.solution: Solution | None = None
+        self.refreshes = 0
+        self._found: deque[Tensor] = deque(maxlen=1)  # appends and pops are atomic
+        self._stop = Event()
+        self._thread: Future | None = None
+
+    def __enter__(self) -> "Background":
+        if self.coupling.background is not None or self._thread is not None:
+            raise InvalidArgument("coupling", "one without a background", "one that has it", "leave that block first")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fastsdot-background")
+        self._thread = self._pool.submit(self._run, twin(self.coupling.ot))
+        self.coupling.background = self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
+        self.coupling.background = None
+        self._pool.shutdown()
+        failure = self._thread.exception()
+        self._take()
+        if failure is not None and kind is None:
+            raise failure
+
+    def refresh(self) -> None:
+        """Take the newest potential, if there is one; raise what the thread raised."""
+        if self._thread.done():
+            self._thread.result()
+        self._take()
+
+    def wait(self, timeout: float | None = None) -> Solution | None:
+        """Wait for the thread, at most `timeout` seconds; then `refresh`. Not for `every`, where it never ends."""
+        wait_for([self._thread], timeout)
+        self.refresh()
+        return self.solution
+
+    def _take(self) -> None:
+        if self._found:
+            self.coupling.ot.potential = self._found.pop()
+            self.refreshes += 1
+
+    def _run(self, ot: SemiDiscreteOT) -> None:
+        try:
+            while not self._stop.is_set():
+                self.solution = ot.solve(self.source, progress=self._step, callback=self._offer(ot), **self.options)
+                if self.every is None or self._stop.wait(self.every):
+                    return
+        except Stopped:
+            return
+
+    def _step(self, step: Progress) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        if self.progress is not None:
+            self.progress(step)
+
+    def _offer(self, ot: SemiDiscreteOT) -> Callable[[dict[str, float]], bool]:
+        """A callback that hands the potential of a check over when it is the best of this solve."""
+        best = float("inf")
+
+        def offer(row: dict[str, float]) -> bool:
+            nonlocal best
+            if row["chi2"] < best:
+                best = row["chi2"]
+                self._found.append(ot.potential.clone())
+            return bool(self.callback(row)) if self.callback is not None else False
+
+        return offer
+
+
+def twin(ot: SemiDiscreteOT) -> SemiDiscreteOT:
+    """The same targets, weights and kernels with a potential and an ascent of its own."""
+    shared = (ot.targets, ot.weights, ot.cost, ot._embedding, ot._kernel)
+    return copy.deepcopy(ot, {id(part): part for part in shared})

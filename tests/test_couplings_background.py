@@ -1,0 +1,144 @@
+"""A thread that solves while training uses the coupling."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from fastsdot import InvalidArgument, Reason, SemiDiscreteOT
+from fastsdot.background import Background, twin
+from fastsdot.couplings import Coupling
+
+N = 300
+TARGETS = torch.randn(N, 5, generator=torch.Generator().manual_seed(0)) + 1
+
+
+def coupling(**options):
+    return Coupling(SemiDiscreteOT(TARGETS, **options))
+
+
+def noise(n):
+    return torch.randn(n, 5)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("fastsdot-background")]
+
+
+def test_training_gets_a_solved_coupling_without_waiting():
+    pairs, seen = coupling(), []
+    before = pairs.ot.evaluate(noise, 20_000).chi2
+    with Background(pairs, noise, tol=0.05) as background:
+        while not background.solution:
+            psi = pairs.ot.potential
+            pairs(noise(64))
+            seen.append(psi is not pairs.ot.potential)
+        pairs(noise(64))
+    assert background.solution.converged
+    assert 0 < sum(seen) <= background.refreshes < len(seen)
+    after = pairs.ot.evaluate(noise, 20_000)
+    assert after.chi2 - 3 * after.chi2_error < 0.05 < before
+    assert pairs.background is None
+    assert not threads()
+
+
+def test_a_batch_sees_one_potential_and_each_is_a_whole_one():
+    pairs = coupling()
+    with Background(pairs, noise, tol=0.02) as background:
+        background.wait()
+        assert abs(float(pairs.ot.potential.mean())) < 1e-4  # settled: Σ b ψ = 0
+        kept = pairs.ot.potential
+        pairs(noise(8))
+        assert pairs.ot.potential is kept
+
+
+def test_leaving_the_block_stops_a_solve_within_a_step():
+    pairs = coupling()
+    with Background(pairs, noise, tol=1e-6, max_samples=10**9):
+        time.sleep(0.3)
+        leaving = time.perf_counter()
+    assert time.perf_counter() - leaving < 5
+    assert not threads()
+
+
+def test_an_error_in_the_thread_is_raised_at_the_next_batch():
+    def broken(n):
+        raise ZeroDivisionError("the user's source")
+
+    pairs = coupling()
+
+    def train():
+        with Background(pairs, broken):
+            for _ in range(1000):
+                pairs(noise(8))
+                time.sleep(0.01)
+            pytest.fail("it went unseen")
+
+    with pytest.raises(ZeroDivisionError, match="the user's source"):
+        train()
+    assert pairs.background is None
+    pairs(noise(8))
+
+
+def test_an_error_that_no_batch_met_is_raised_at_the_end():
+    reached = threading.Event()
+
+    def broken(n):
+        reached.set()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), Background(coupling(), broken):
+        reached.wait()
+
+
+def test_an_error_of_the_block_is_not_hidden():
+    with pytest.raises(KeyError), Background(coupling(), noise, tol=1e-6, max_samples=10**9):
+        raise KeyError
+
+
+def test_a_source_that_moves_is_followed():
+    shift = torch.zeros(5)
+    pairs = Coupling(SemiDiscreteOT(TARGETS[:50]))
+    with Background(pairs, lambda n: noise(n) + shift, every=0.01, tol=0.1) as background:
+        while not background.refreshes:
+            pairs(noise(8))
+            time.sleep(0.01)
+        moved = shift + 2
+        stale = chi2 = pairs.ot.evaluate(lambda n: noise(n) + moved, 4_000).chi2
+        shift = moved
+        deadline = time.monotonic() + 30
+        while chi2 > 0.15 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            pairs(noise(8))
+            chi2 = pairs.ot.evaluate(lambda n: noise(n) + moved, 4_000).chi2
+    assert chi2 <= 0.15 < stale
+
+
+def test_progress_and_callback_are_the_users_too():
+    steps, rows = [], []
+    with Background(
+        coupling(), noise, progress=steps.append, callback=lambda row: rows.append(row) or True
+    ) as background:
+        background.wait()
+    assert background.solution.reason == Reason.CALLBACK
+    assert len(rows) == 1
+    assert steps
+
+
+def test_a_twin_shares_all_but_its_potential():
+    ot = SemiDiscreteOT(TARGETS, epsilon=0.5)
+    other = twin(ot)
+    assert other.targets is ot.targets
+    assert other._kernel is ot._kernel
+    other.solve(noise, max_samples=5_000)
+    assert not ot.potential.any()
+    assert other.potential.any()
+
+
+def test_one_background_at_a_time():
+    pairs = coupling()
+    with Background(pairs, noise), pytest.raises(InvalidArgument, match="background"), Background(pairs, noise):
+        pass
+    with pytest.raises(InvalidArgument, match="every"):
+        Background(pairs, noise, every=0)
