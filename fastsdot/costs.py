@@ -99,7 +99,7 @@ class Cost:
         if self.name == "sqeuclidean" and embedding.form.kind == "inner":
             return (x - embedding.centre).square().sum(1)
         if self.name == "dot":
-            return -(x @ embedding.centre)
+            return _dot(x, embedding.centre)  # autocast would lower the precision of x @ centre
         return x.new_full((x.shape[0],), 1.0 if self.name == "cosine" else 0.0)
 
 

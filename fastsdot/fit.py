@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from fastsdot.errors import SourceError, require_number
 from fastsdot.progress import Progress
+from fastsdot.ranks import apart
 from fastsdot.semidiscrete import SemiDiscreteOT, decode
-from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw
+from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw, dtype_of, replica
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,21 +37,26 @@ class Fitted:
 
 def frozen(pushforward: Pushforward) -> Pushforward:
     """The same distribution with a copy of the generator that no longer learns."""
-    return replace(pushforward, generator=copy.deepcopy(pushforward.generator).requires_grad_(False))
+    return replace(pushforward, generator=copy.deepcopy(replica(pushforward.generator)).requires_grad_(False))
 
 
 def draw_pairs(pushforward: Pushforward, ot: SemiDiscreteOT, batch_size: int) -> tuple[Tensor, Tensor]:
-    """New latents z and the indices of T(g(z))."""
+    """New latents z and the indices of T(g(z)); of several ranks each has its own."""
     z = pushforward.latent(batch_size)
     x = draw(lambda n: pushforward.at(z), batch_size, ot.shape, ot.device)
-    return z, ot.assign(x.reshape(batch_size, *ot.shape))
+    return z, apart(ot.ranks, x.reshape(batch_size, *ot.shape), ot.assign)
+
+
+def take(ot: SemiDiscreteOT, index: Tensor) -> Tensor:
+    """The targets of these indices, [B, *shape] float32; of several ranks each asks for its own."""
+    return apart(ot.ranks, index, lambda i: decode(ot.targets[i]))
 
 
 def fresh_pairs(pushforward: Pushforward, ot: SemiDiscreteOT, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(z, T(g(z))) for new latents every time."""
     while True:
         z, index = draw_pairs(pushforward, ot, batch_size)
-        yield z, decode(ot.targets[index])
+        yield z, take(ot, index)
 
 
 def stored_pairs(
@@ -61,7 +67,7 @@ def stored_pairs(
     while True:
         for i in torch.randperm(batches).tolist():
             z, index = store[i]
-            yield z, decode(ot.targets[index])
+            yield z, take(ot, index)
 
 
 def fit(
@@ -92,10 +98,12 @@ def fit(
     for name, value in (("steps", steps), ("batch_size", batch_size), ("replay", 1 if replay is None else replay)):
         require_number(name, value, above=0, whole=True)
     require_number("perturbation", perturbation, above=-math.ulp(0))
-    source: Source = as_source(latent, "latent", ot.device)
+    source: Source = as_source(latent, "latent", ot.device, dtype=dtype_of(generator))
     optimizer = optimizer or torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE)
     loss = loss or (lambda x, y: ot.cost.fit_loss(x.flatten(1), y.flatten(1)))
-    reference = reference or frozen(Pushforward(generator, source, perturbation))
+    reference = reference or Pushforward(generator, source, perturbation)
+    if replay is None and reference.generator is generator:  # stored pairs are all drawn before the first step
+        reference = frozen(reference)
     pairs = (
         fresh_pairs(reference, ot, batch_size) if replay is None else stored_pairs(reference, ot, batch_size, replay)
     )

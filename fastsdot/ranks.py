@@ -97,6 +97,17 @@ class Ranks:
                 raise InvalidArgument(name, "the same on every rank", received, "start all ranks alike")
 
 
+def apart(ranks: Ranks | None, own: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+    """call(own) row by row, where each rank has a batch [B, ...] of its own and `call` wants the same on all.
+
+    The batches of all ranks go through one call, and each rank keeps its rows.
+    """
+    if ranks is None:
+        return call(own)
+    found = call(ranks.gather(own).flatten(0, 1))
+    return found.unflatten(0, (ranks.size, own.shape[0]))[ranks.rank]
+
+
 @dataclass(frozen=True)
 class Shared:
     """Targets [N, *shape] of which this rank holds first ≤ j < last in `own`.

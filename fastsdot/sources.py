@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsdot.errors import InvalidArgument, SourceError, require_finite
+from fastsdot.ranks import Ranks
 
 Source = Callable[[int], Tensor]
 SourceLike = int | Source | torch.distributions.Distribution
@@ -19,9 +20,10 @@ class Gaussian:
     width: int
     device: torch.device | str = "cpu"
     generator: torch.Generator | None = None
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, n: int) -> Tensor:
-        return torch.randn(n, self.width, device=self.device, generator=self.generator)
+        return torch.randn(n, self.width, device=self.device, generator=self.generator, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,41 @@ class Pushforward:
     @torch.no_grad()
     def at(self, z: Tensor) -> Tensor:
         """The samples that belong to the latents z."""
-        x = self.generator(z)
+        x = replica(self.generator)(z)
         return x + self.perturbation * torch.randn_like(x) if self.perturbation else x
+
+
+@dataclass(frozen=True)
+class EveryRank:
+    """One source of all ranks of a process group: each draws its share of n, and all get the same n samples.
+
+    For potentials that agree where every rank solves for itself, from a generator that is replicated or sharded over
+    the ranks. All ranks call it alike, so it is not for a `SemiDiscreteOT` that has a group: there, rank 0 draws.
+    The group is the default one unless given.
+
+    Raises `SourceError` when two ranks drew the same samples, and `RankError` when one does not answer.
+    """
+
+    source: Source
+    group: torch.distributed.ProcessGroup | None = None
+
+    def __call__(self, n: int) -> Tensor:
+        ranks = Ranks(self.group or torch.distributed.group.WORLD)
+        parts = ranks.gather(self.source(-(-n // ranks.size)))
+        if ranks.size > 1 and torch.equal(parts[0], parts[1]) and not torch.equal(parts[0], parts[0].roll(1, 0)):
+            remedy = "seed every rank differently, with torch.manual_seed(seed + rank) say"
+            raise SourceError("source", "other samples on every rank", "the same on ranks 0 and 1", remedy)
+        return parts.flatten(0, 1)[:n]
+
+
+def replica(generator: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, which can run on one rank alone; any other module as it is."""
+    return generator.module if isinstance(generator, nn.parallel.DistributedDataParallel) else generator
+
+
+def dtype_of(generator: nn.Module) -> torch.dtype:
+    """The dtype of a module's first floating point parameter, which latents made for it should have; or float32."""
+    return next((q.dtype for q in generator.parameters() if q.is_floating_point()), torch.float32)
 
 
 def as_source(
@@ -51,15 +86,16 @@ def as_source(
     argument: str = "source",
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Source:
-    """`source` as a function of the batch size; an int means N(0, I) of that width, drawn with `generator`.
+    """`source` as a function of the batch size; an int means N(0, I) of that width, drawn with `generator` in `dtype`.
 
     Raises `InvalidArgument` when it is neither an int above 0, a distribution nor a callable.
     """
     if isinstance(source, torch.distributions.Distribution):
         return lambda n: source.sample((n,))
     if isinstance(source, int) and not isinstance(source, bool) and source > 0:
-        return Gaussian(source, device, generator)
+        return Gaussian(source, device, generator, dtype)
     if callable(source):
         return source
     raise InvalidArgument(
