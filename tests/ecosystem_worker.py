@@ -1,4 +1,4 @@
-"""What every rank runs in test_ecosystem: `torchrun ecosystem_worker.py FOLDER CASE …`; a case raises where it fails."""
+"""What every rank runs in test_ecosystem: `torchrun ecosystem_worker.py FOLDER CASE …`; cases raise where they fail."""
 
 import sys
 from datetime import timedelta
