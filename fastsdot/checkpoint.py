@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fastsdot.errors import RunError
+from fastsdot.errors import InvalidArgument, RunError
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -32,6 +32,16 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise RunError("checkpoint", "a file that train wrote", f"{path} ({error})", "start the run anew") from error
     return _join(tree, arrays)
+
+
+def unpack(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the arrays of a file that a transport's `save` wrote. Raises `InvalidArgument` for other files."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["fastsdot"])
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise InvalidArgument("path", "a file written by save", f"{path} ({error})", "check the path") from error
 
 
 def write_json(path: Path, value: Any) -> None:

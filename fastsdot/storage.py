@@ -25,6 +25,7 @@ from torch import Tensor
 from fastsdot.costs import Cost, Embedding
 from fastsdot.errors import DataError, InvalidArgument, require_finite
 from fastsdot.kernels import streaming, threads
+from fastsdot.views import Rows
 
 STORED = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 READABLE = {np.dtype(name) for name in ("float64", "float32", "float16", "uint8")}
@@ -108,7 +109,7 @@ class Storage:
     Indexing with a tensor of indices or a slice start:stop gives those targets in the stored dtype on the device.
     """
 
-    def __init__(self, rows: MappedRows | HostRows, device: torch.device, limit: int):
+    def __init__(self, rows: Rows, device: torch.device, limit: int):
         self.rows, self.device = rows, device
         self.shape, self.dtype = rows.shape, rows.dtype
         width = 4 * max(1, self.shape[1:].numel())
@@ -126,6 +127,12 @@ class Storage:
         moved = Storage.__new__(Storage)
         moved.__dict__.update(self.__dict__, device=device)
         return moved
+
+    def over(self, rows: Rows) -> "Storage":
+        """Other rows of the same shape, read likewise."""
+        other = Storage.__new__(Storage)
+        other.__dict__.update(self.__dict__, rows=rows, shape=rows.shape, dtype=rows.dtype)
+        return other
 
     def blocks(self, convert: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, int, Tensor]]:
         """(start, stop, convert(stored rows)) in order; convert maps [K, *shape] to [K, D] float32, row by row.
@@ -260,13 +267,19 @@ def flat(stored: Tensor) -> Tensor:
     return decode(stored).reshape(stored.shape[0], -1)
 
 
-def place(targets: Tensor | np.ndarray, device: torch.device | str | None, memory: int | None) -> Tensor | Storage:
+def place(
+    targets: Tensor | np.ndarray | Storage, device: torch.device | str | None, memory: int | None
+) -> Tensor | Storage:
     """Targets in the memory that computes where their layouts take at most `memory` bytes, and a `Storage` otherwise.
+
+    A `Storage` stays what it is.
 
     By default the limit is `MAPPED_LIMIT` for a mapped file on the CPU, `DEVICE_SHARE` of the free memory for what
     has to go to a GPU, and none for what is already there. Raises `InvalidArgument` for targets that cannot be used and
     `DataError` for a file that cannot be read.
     """
+    if isinstance(targets, Storage):
+        return targets
     rows = as_rows(targets)
     here = rows.rows.device if isinstance(rows, HostRows) else torch.device("cpu")
     device = torch.empty(0, device=device).device if device is not None else here  # with the GPU's number
