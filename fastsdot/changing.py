@@ -6,9 +6,9 @@ from the old targets: with φ their c-transform, j wins x where ψ_j > c(x, y_j)
     ψ_j = the b_j-quantile over x of c(x, y_j) − φ(x)            (ε = 0)
     ψ_j = −ε log E_x exp((φ(x) − c(x, y_j)) / ε)                 (ε > 0: Sinkhorn's update of one potential)
 
-A copy of an old target gets the potential of what it copies, since c(x, y_j) − φ(x) is ψ_j all over that cell. Without
-samples of the source it gets the smallest ψ of its 8 nearest old targets, which seldom wins too much. What a removed
-target held falls to its neighbours.
+A copy of a target that holds at least b_j gets the potential of that target, since c(x, y_j) − φ(x) is ψ_j all over its
+cell. Without samples of the source, what enters gets the smallest ψ of its 8 nearest old targets, which seldom wins too
+much. What a removed target held falls to its neighbours.
 """
 
 import copy
@@ -152,6 +152,8 @@ def _carry(ot: "SemiDiscreteOT", new: "SemiDiscreteOT", origin: Tensor, source: 
     if not bool(ot.potential.any()):  # never solved: there is nothing to go by
         return new
     enters = ~stays if source is None else (~stays | (ot.weights[before] == 0)) & (new.weights > 0)
+    if not bool(enters.any()):
+        return new
     wins = math.ceil(min(max(WINS[0], float(new.weights[enters].sum()) / NOISE), WINS[1]))
     for index in enters.nonzero().squeeze(1).split(max(1, PART // max(1, ot.shape.numel()))):
         y = flat(new.targets[index])

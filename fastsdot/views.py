@@ -34,7 +34,7 @@ class Picked:
         index = self.index[start:stop]
         ends = (torch.nonzero(index.diff() != 1).squeeze(1) + 1).tolist()
         runs = [(int(run[0]), int(run[-1]) + 1) for run in index.tensor_split(ends) if len(run)]
-        return torch.cat([self.rows.read(0, 0), *(self.rows.read(first, last) for first, last in runs)])
+        return torch.cat([none(self), *(self.rows.read(first, last) for first, last in runs)])
 
     def gather(self, index: Tensor) -> Tensor:
         return self.rows.gather(self.index[index])
@@ -49,7 +49,7 @@ class Joined:
         self.shape = torch.Size((self.starts[-1], *parts[0].shape[1:]))
 
     def read(self, start: int, stop: int) -> Tensor:
-        found = [self.parts[0].read(0, 0)]
+        found = [none(self)]
         for part, first in zip(self.parts, self.starts[:-1], strict=True):
             low, high = max(0, start - first), min(part.shape[0], stop - first)
             if low < high:
@@ -62,3 +62,8 @@ class Joined:
             here = (index >= first) & (index < first + part.shape[0])
             found[here] = part.gather(index[here] - first).to(self.dtype)
         return found
+
+
+def none(rows: Rows) -> Tensor:
+    """No rows, [0, *shape]."""
+    return torch.empty(0, *rows.shape[1:], dtype=rows.dtype)
