@@ -52,7 +52,7 @@ class Coupling:
     needs, and is ignored: its place takes the data set's own target, decoded as by `ot.transport`, in the dtype of x0.
 
     - torchcfm: assign it to the `ot_sampler` of any flow matcher that has one.
-    - torchebm: after `torchebm.core.BaseCoupling.register(Coupling)`, give it as `coupling=`.
+    - torchebm: after `torchebm.core.BaseCoupling.register(Coupling)`, give it as `coupling=` of a loss.
     - flow_matching: `x_0, x_1 = coupling(noise)`, then `path.sample(t=t, x_0=x_0, x_1=x_1)`.
 
     labels: [N, ...], those of the targets; generator: draws what is drawn for ε > 0, the global one by default.
@@ -85,31 +85,41 @@ class Coupling:
         x0: Tensor,
         x1: Tensor | None = None,
         *,
+        y: Tensor | None = None,
         generator: torch.Generator | None = None,
         **conditioning: Any,
     ) -> Pairs:
         """x0 [B, *shape] with the target of each.
 
-        Raises `InvalidArgument` for conditioning (`y=` of torchebm): it describes the x1 that is ignored.
+        Raises `InvalidArgument` for y and other conditioning, which belong to the x1 that is ignored: a network that is
+        given them learns them for other targets.
         """
-        given = [name for name, value in conditioning.items() if value is not None]
-        if given:
-            remedy = "use the labels of the pairs, which are those of the targets"
-            raise InvalidArgument(given[0], "no conditioning: x1 is chosen by x0 alone", "labels of the batch", remedy)
+        wrong = [name for name, value in conditioning.items() if value is not None]
+        if wrong:
+            raise InvalidArgument(wrong[0], "no conditioning but labels y", "some", "leave it out")
         if x1 is not None and x1.shape[1:] != self.ot.shape:
             expected = f"samples of shape {list(self.ot.shape)}, as the targets are"
             raise InvalidArgument("x1", expected, f"{list(x1.shape[1:])}", "give both the same shape")
-        index = self.assign(x0, generator)
-        labels = None if self.labels is None else self.labels[index]
-        return Pairs(x0, decode(self.ot.targets[index]).to(x0.dtype), index, labels)
+        if self.background is not None:
+            self.background.refresh()
+        index, stored, labels = self._choose(x0, y, generator or self.generator)
+        return Pairs(x0, decode(stored).to(x0.dtype), index, labels)
 
     couple = __call__
 
-    def assign(self, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The target of each x0, [B] int64: the assignment for ε = 0, a draw from the plan for ε > 0."""
-        if self.background is not None:
-            self.background.refresh()
-        return self.ot.sample(x0, generator or self.generator) if self.ot.epsilon else self.ot.assign(x0)
+    def _choose(
+        self, x0: Tensor, y: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Index, stored target and label of each x0: assigned for ε = 0, drawn from the plan for ε > 0."""
+        if y is not None:
+            remedy = "use the labels of the pairs, or a ConditionalCoupling to have targets of the labels asked for"
+            raise InvalidArgument("y", "no labels: x0 alone chooses its target", "labels of x1", remedy)
+        index = self.ot.sample(x0, generator) if self.ot.epsilon else self.ot.assign(x0)
+        return index, self.ot.targets[index], None if self.labels is None else self.labels[index]
+
+    def conditions(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """What a stream of batches has to draw beside the noise of n pairs."""
+        return {}
 
     def sample_plan(self, x0: Tensor, x1: Tensor | None = None, replace: bool = True) -> tuple[Tensor, Tensor]:
         """(x0, x1) as torchcfm's `OTPlanSampler`; `replace` has no meaning, since every x0 is used once."""
@@ -126,7 +136,8 @@ class Coupling:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """(x0, x1, y0, labels of x1) as torchcfm's `OTPlanSampler`.
 
-        Raises `InvalidArgument` when y1 is given and the coupling has no labels: y1 belongs to the x1 that is ignored.
+        y1 belongs to the x1 that is ignored, and is ignored too. Raises `InvalidArgument` for a y1 where the coupling
+        has no labels to take its place.
         """
         if y1 is not None and self.labels is None:
             remedy = "give Coupling(ot, labels) those of all targets"
@@ -139,7 +150,9 @@ class Coupling:
         index = self(x0, x1).index
         rows, size = torch.arange(len(index), device=index.device), (len(index), self.ot.targets.shape[0])
         mass = torch.full((len(index),), 1 / len(index), device=index.device)
-        return torch.sparse_coo_tensor(torch.stack((rows, index)), mass, size, is_coalesced=True, check_invariants=False)
+        return torch.sparse_coo_tensor(
+            torch.stack((rows, index)), mass, size, is_coalesced=True, check_invariants=False
+        )
 
     def sample_map(self, pi: Tensor, batch_size: int, replace: bool = True) -> tuple[Tensor, Tensor]:
         """(i, j): rows of x0 and indices of *targets*, [batch_size] int64 each; all rows in order where that fits.
@@ -209,7 +222,7 @@ class CoupledBatches(IterableDataset):
             x0 = torch.randn(self.batch_size, *self.coupling.ot.shape, device=generator.device, generator=generator)
         else:
             x0 = self.noise(self.batch_size, generator)
-        pairs = self.coupling(x0, generator=generator)
+        pairs = self.coupling(x0, generator=generator, **self.coupling.conditions(self.batch_size, generator))
         return pairs.x0, pairs.x1, pairs.labels, pairs.index
 
     def _rank(self) -> int | None:
