@@ -15,13 +15,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fastsdot import checkpoint, kernels, ots
+from fastsdot import changing, checkpoint, kernels, ots
 from fastsdot.costs import Pairing, make_cost
 from fastsdot.errors import InvalidArgument, require_finite, require_number
 from fastsdot.ranks import Ranks, Shared, lay_out, share
 from fastsdot.report import Report
 from fastsdot.sources import SourceLike
 from fastsdot.storage import STORED, Storage, decode, fingerprint, place
+from fastsdot.weights import as_weights
 
 
 class SemiDiscreteOT(nn.Module):
@@ -86,9 +87,11 @@ class SemiDiscreteOT(nn.Module):
             self.register_buffer("targets", stored, persistent=False)
         else:
             self.targets = stored
-        self.register_buffer("weights", _as_weights(weights, n).to(stored.device))
+        self.register_buffer("weights", as_weights(weights, n).to(stored.device))
         self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
         self.requested = {"backend": backend, "precision": precision}
+        self.options = self.requested | {"cost": cost, "p": p, "epsilon": epsilon}
+        self.options |= {"memory": memory, "group": group, "shards": shards}
         self.ascent: ots.Ascent | None = None
         self._prepare()
 
@@ -229,23 +232,42 @@ class SemiDiscreteOT(nn.Module):
             throw=throw,
         )
 
+    def add(
+        self,
+        targets: Tensor | np.ndarray,
+        weights: Tensor | np.ndarray | None = None,
+        *,
+        source: SourceLike | None = None,
+    ) -> "SemiDiscreteOT":
+        """A new transport, onto these targets too, that a solve continues; see `fastsdot.changing.add`."""
+        return changing.add(self, targets, weights, source)
+
+    def remove(self, index: Tensor | np.ndarray | list[int]) -> "SemiDiscreteOT":
+        """A new transport, onto the other targets; see `fastsdot.changing.remove`."""
+        return changing.remove(self, index)
+
+    def reweight(self, weights: Tensor | np.ndarray | None, *, source: SourceLike | None = None) -> "SemiDiscreteOT":
+        """A new transport, onto the same targets with other weights; see `fastsdot.changing.reweight`."""
+        return changing.reweight(self, weights, source)
+
+    def retarget(
+        self,
+        targets: Tensor | np.ndarray,
+        origin: Tensor | np.ndarray | list[int],
+        weights: Tensor | np.ndarray | None = None,
+        *,
+        source: SourceLike | None = None,
+    ) -> "SemiDiscreteOT":
+        """A new transport, onto targets some of which were old ones; see `fastsdot.changing.retarget`."""
+        return changing.retarget(self, targets, origin, weights, source)
+
     def save(self, path: str | Path) -> None:
         """Write potential, weights, cost and the state of the ascent to a safetensors file, whole or not at all.
 
         The targets themselves are not stored. Of several ranks the first writes; the others wait for it.
         """
-        about = {
-            "cost": self.cost.name,
-            "p": self.cost.p if self.cost.name == "lp" else None,
-            "epsilon": self.epsilon,
-            "targets": fingerprint(self.targets),
-        }
-        arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
-        if self.ascent is not None:
-            state = vars(self.ascent)
-            about["ascent"] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-            arrays |= {f"ascent.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
         if self.ranks is None or self.ranks.rank == 0:
+            about, arrays = self.packed()
             content = safetensors.torch.save(arrays, metadata={"fastsdot": json.dumps(about)})
             checkpoint.replace_file(Path(path), content)
         if self.ranks is not None:
@@ -259,27 +281,45 @@ class SemiDiscreteOT(nn.Module):
 
         Raises `InvalidArgument` when the file is unreadable or was saved for other targets.
         """
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["fastsdot"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-                potential, weights = arrays["potential"], arrays["weights"]
-        except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
-            raise InvalidArgument("path", "a file written by save", f"{path} ({error})", "check the path") from error
+        about, arrays = checkpoint.unpack(path)
+        if "weights" not in arrays:
+            raise InvalidArgument("path", "a file of one SemiDiscreteOT", str(path), "use ConditionalOT.load")
+        ot = cls(targets, weights=arrays["weights"], **cls.options_of(about, options))
+        ot.restore(about, arrays)
+        return ot
+
+    @staticmethod
+    def options_of(about: dict, options: dict) -> dict:
+        """The constructor's options of a saved transport, over which those given go."""
         if about["cost"].startswith("callable") and "cost" not in options:
             raise InvalidArgument("cost", "the callable again", "none", "give cost= as when it was saved")
-        options = {"cost": about["cost"], "p": about["p"], "epsilon": about["epsilon"]} | options
-        ot = cls(targets, weights=weights, **options)
-        if fingerprint(ot.targets) != about["targets"]:
-            raise InvalidArgument(
-                "targets", f"those the file was saved for ({about['targets']})", fingerprint(ot.targets), "load those"
-            )
-        ot.potential.copy_(potential)
-        ot.weights.copy_(weights)
+        return {"cost": about["cost"], "p": about["p"], "epsilon": about["epsilon"]} | options
+
+    def packed(self) -> tuple[dict, dict[str, Tensor]]:
+        """What a file keeps of this: JSON values, and tensors."""
+        about = {
+            "cost": self.cost.name,
+            "p": self.cost.p if self.cost.name == "lp" else None,
+            "epsilon": self.epsilon,
+            "targets": fingerprint(self.targets),
+        }
+        arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
+        if self.ascent is not None:
+            state = vars(self.ascent)
+            about["ascent"] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+            arrays |= {f"ascent.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+        return about, arrays
+
+    def restore(self, about: dict, arrays: dict[str, Tensor]) -> None:
+        """Take over what `packed` gave. Raises `InvalidArgument` when that was for other targets."""
+        if fingerprint(self.targets) != about["targets"]:
+            expected, received = f"those the file was saved for ({about['targets']})", fingerprint(self.targets)
+            raise InvalidArgument("targets", expected, received, "load those")
+        self.potential.copy_(arrays["potential"])
+        self.weights.copy_(arrays["weights"])
         if "ascent" in about:
             tensors = {name.removeprefix("ascent."): t for name, t in arrays.items() if name.startswith("ascent.")}
-            ot.ascent = ots.Ascent(**about["ascent"], **tensors).to(ot.device)
-        return ot
+            self.ascent = ots.Ascent(**about["ascent"], **tensors).to(self.device)
 
     def _flat(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -327,17 +367,3 @@ class SemiDiscreteOT(nn.Module):
         else:
             value, chosen = kernels.argmin(embedded, self._kernel, bias)
         return value + self.cost.row(x, self._embedding), chosen
-
-
-def _as_weights(weights: Tensor | np.ndarray | None, n: int) -> Tensor:
-    if weights is None:
-        return torch.full((n,), 1 / n, dtype=torch.float32)
-    weights = torch.as_tensor(weights).detach().double()
-    if weights.shape != (n,):
-        raise InvalidArgument("weights", f"shape [{n}], one per target", f"{list(weights.shape)}", "match the targets")
-    require_finite("weights", weights)
-    if bool((weights < 0).any()) or float(weights.sum()) <= 0:
-        received = f"minimum {float(weights.min()):.3g}, sum {float(weights.sum()):.3g}"
-        raise InvalidArgument("weights", "values ≥ 0 with a sum above 0", received, "clip them, or leave weights out")
-    weights = weights / weights.max()
-    return (weights / weights.sum()).float()
