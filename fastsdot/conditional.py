@@ -45,7 +45,7 @@ class ConditionalOT(nn.Module):
 
     `ot[label]` is the class's `SemiDiscreteOT`, `ot[None]` that of all targets; `ot.members(label)` are its targets'
     indices in the data set, and `ot.classes` the labels in order.
-    The targets are held once, sorted by class, or read where they are.
+    The targets are held once, sorted by class, or read where they are; `torch.save` keeps it so, plain pickle does not.
     Raises `InvalidArgument` for labels that cannot be used, a class without weight, and as `SemiDiscreteOT` does.
     """
 

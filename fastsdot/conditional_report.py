@@ -74,5 +74,10 @@ class ConditionalSolution:
     classes: dict[Label | None, Solution]
     unconverged: tuple[Label | None, ...]
 
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The rows of every class, each with its label under "class"."""
+        return [row | {"class": label} for label, part in self.classes.items() for row in part.history]
+
     def __getitem__(self, label: Label | None) -> Solution:
         return self.classes[label]

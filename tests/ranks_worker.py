@@ -124,6 +124,29 @@ def unreachable(folder):
     os._exit(0)
 
 
+def changed(folder):
+    """Over ranks, targets that change carry the same potentials over as in one process; add and remove are refused."""
+    inverted, origin = np.concatenate([IMAGES[30:], 255 - IMAGES[:20]]), [*range(30, N), *[-1] * 20]
+
+    def fixed():
+        random = torch.Generator().manual_seed(3)
+        return lambda n: torch.rand(n, *SHAPE, generator=random)
+
+    for shards, memory in ((1, None), (2, 20_000)):
+        pairs = [pair(shards, memory)]
+        pairs.append([ot.retarget(inverted, origin, source=fixed()) for ot in pairs[0]])
+        pairs.append([ot.reweight(torch.arange(N) % 3) for ot in pairs[0]])
+        pairs.append([ot.reweight(None, source=fixed()) for ot in pairs[2]])
+        for alone, together in pairs:
+            assert together.ranks.shards == shards
+            close([together.potential, together.weights], [alone.potential, alone.weights])
+            together.potential.copy_(alone.potential)
+            assert torch.equal(together.assign(X), alone.assign(X))
+        for change in (lambda ot: ot.add(IMAGES[:2]), lambda ot: ot.remove([1])):
+            with pytest.raises(InvalidArgument, match=r"group: expected none, .* use retarget"):
+                change(pairs[0][1])
+
+
 def killed(folder):
     """Rank 1 dies in the middle of the first start; the second continues from the last save."""
     path, starts = folder / "ot.safetensors", folder / f"starts-{dist.get_rank()}"

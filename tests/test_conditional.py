@@ -121,6 +121,7 @@ def test_all_classes_are_solved_from_the_same_samples():
     assert solution.converged
     assert solution.reason is Reason.CONVERGED
     assert solution.unconverged == ()
+    assert {row["class"] for row in solution.history} == {*ot.classes, None}
     assert solution.samples == drawn
     assert drawn <= max(part.samples for part in solution.classes.values())
     report = ot.evaluate(noise, 20_000)

@@ -20,7 +20,7 @@ def launch(folder: Path, *cases: str, ranks: int = 2, restarts: int = 0) -> None
 
 
 def test_two_ranks_give_what_one_process_gives(tmp_path):
-    launch(tmp_path, "same", "solve")
+    launch(tmp_path, "same", "solve", "changed")
 
 
 @pytest.mark.slow
