@@ -1,6 +1,7 @@
 """Semi-discrete optimal transport from anything that can be sampled onto a data set."""
 
 from .alternate import State as State, Stop as Stop, Trained as Trained, train as train
+from .bracket import Bracket as Bracket
 from .conditional import ConditionalOT as ConditionalOT
 from .conditional_report import ConditionalReport as ConditionalReport, ConditionalSolution as ConditionalSolution
 from .errors import (

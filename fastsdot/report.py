@@ -16,8 +16,10 @@ and from K independent batch means m^k where masses are soft, Σ_{k≠l} Σ_j m^
 
 import math
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +29,13 @@ class Estimate(NamedTuple):
 
     value: float
     error: float
+
+
+class Interval(NamedTuple):
+    """The ends of a confidence interval."""
+
+    lower: float
+    upper: float
 
 
 class HitMarginal:
@@ -103,6 +112,16 @@ class SoftMarginal:
         without = (rows.sum() - 2 * rows) / ((k - 1) * (k - 2))
         value, spread = float(rows.sum()) / (k * (k - 1)), float((without - without.mean()).square().sum())
         return Estimate(value - 1, math.sqrt(spread * (k - 1) / k))
+
+
+def student(p: float, freedom: int) -> float:
+    """The quantile at ½ ≤ p < 1 of Student's t with `freedom` ≥ 1 degrees: ∫ cos^(ν − 1) θ dθ up to t = √ν tan θ."""
+    if freedom > 1000:
+        return NormalDist().inv_cdf(p)
+    theta = np.linspace(0, math.pi / 2, 2**17 + 1)
+    middle = (theta[1:] + theta[:-1]) / 2
+    mass = np.concatenate([[0], np.cumsum(np.cos(middle) ** (freedom - 1))])
+    return math.sqrt(freedom) * math.tan(np.interp((2 * p - 1) * mass[-1], mass, theta))
 
 
 def mean_of(values: list[float], sizes: list[int]) -> Estimate:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsdot import changing, checkpoint, kernels, ots
+from fastsdot.bracket import Bracket, bracket
 from fastsdot.costs import Pairing, make_cost
 from fastsdot.errors import InvalidArgument, require_finite, require_number
 from fastsdot.ranks import Ranks, Shared, lay_out, share
@@ -206,6 +207,12 @@ class SemiDiscreteOT(nn.Module):
     def evaluate(self, source: SourceLike, samples: int = 100_000, batch_size: int | None = None) -> Report:
         """Measure marginal error, primal, dual and gap of the potential on fresh samples."""
         return ots.evaluate(self, source, samples, batch_size)
+
+    def bracket(
+        self, source: SourceLike, samples: int = 200_000, *, confidence: float = 0.95, batch_size: int | None = None
+    ) -> Bracket:
+        """An interval that holds the transport cost W with that confidence; see `fastsdot.bracket`."""
+        return bracket(self, source, samples, confidence=confidence, batch_size=batch_size)
 
     def solve(
         self,
