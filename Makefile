@@ -33,6 +33,7 @@ wheel-test:
 	$(PYTHON) -m venv .wheel-test/venv
 	.wheel-test/venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir .wheel-test .
 	.wheel-test/venv/bin/python -m pip install --quiet "fastsdot[test] @ file://$$(ls $(CURDIR)/.wheel-test/*.whl)" -c constraints.txt
+	.wheel-test/venv/bin/python -m pip install --quiet --no-deps torchcfm -c constraints.txt
 	cp -R tests README.md pyproject.toml .wheel-test/
 	cd .wheel-test && venv/bin/pytest
 
@@ -42,4 +43,5 @@ clean:
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]' -c constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps torchcfm -c constraints.txt
 	touch $@
