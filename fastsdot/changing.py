@@ -52,9 +52,7 @@ def add(
     _require_here(ot)
     rows = as_rows(targets)
     k, n = rows.shape[0], len(ot.targets)
-    if rows.shape[1:] != ot.shape:
-        shape = ", ".join(("K", *map(str, ot.shape)))
-        raise InvalidArgument("targets", f"shape [{shape}]", f"{list(rows.shape)}", "shape them like the old ones")
+    _require_shape(ot, rows.shape)
     if (rows.dtype == torch.uint8) != (ot.targets.dtype == torch.uint8):
         raise InvalidArgument("targets", f"{ot.targets.dtype}, like the old ones", f"{rows.dtype}", "convert them")
     if isinstance(ot.targets, Storage):
@@ -124,7 +122,9 @@ def retarget(
     old one of positive weight does on average. Raises `InvalidArgument` as the constructor does, and for an origin of
     another shape or that is not an old target.
     """
-    n, m = len(ot.targets), targets.shape[0]
+    shape = (targets if isinstance(targets, Storage) else as_rows(targets)).shape
+    _require_shape(ot, shape)
+    n, m = len(ot.targets), shape[0]
     origin = torch.as_tensor(origin, device=ot.device)
     fits = origin.shape == (m,) and not origin.is_floating_point()
     if not fits or not bool(((origin >= -1) & (origin < n)).all()):
@@ -135,6 +135,12 @@ def retarget(
         weights = torch.where(origin < 0, usual, ot.weights[origin.clamp(min=0)])
     new = type(ot)(targets, weights=weights, device=ot.device, **ot.options)
     return _carry(ot, new, origin, source)
+
+
+def _require_shape(ot: "SemiDiscreteOT", shape: torch.Size) -> None:
+    if shape[1:] != ot.shape:
+        expected = ", ".join(("K", *map(str, ot.shape)))
+        raise InvalidArgument("targets", f"shape [{expected}]", f"{list(shape)}", "shape them like the old ones")
 
 
 def _require_here(ot: "SemiDiscreteOT") -> None:

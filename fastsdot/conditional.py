@@ -68,7 +68,7 @@ class ConditionalOT(nn.Module):
         stored = place(targets, device, memory)
         n = stored.shape[0]
         self._classes, codes = classify(labels, n)
-        b = as_weights(weights, n)
+        b = as_weights(weights, n).cpu()
         self.shares = _shares(self._classes, codes, b)
         order, sizes = codes.argsort(stable=True), codes.bincount(minlength=len(self.classes)).tolist()
         in_blocks = isinstance(stored, Storage)

@@ -218,6 +218,8 @@ def test_what_was_changed_saves_and_loads(ot, x, tmp_path):
         (lambda ot: ot.remove(range(60)), "index: expected some targets of positive weight to remain"),
         (lambda ot: ot.reweight(torch.ones(59)), r"weights: expected shape \[60\]"),
         (lambda ot: ot.reweight(torch.zeros(60)), "weights: expected values ≥ 0 with a sum above 0"),
+        (lambda ot: ot.retarget(ot.targets[:, 1:], range(60)), r"targets: expected shape \[K, 20\]"),
+        (lambda ot: ot.retarget([[0.0]], [0]), "targets: expected a Tensor"),
         (lambda ot: ot.retarget(ot.targets, range(61)), "origin: expected integers from −1 to 59"),
         (lambda ot: ot.retarget(ot.targets, range(1, 61)), "origin: expected integers from −1 to 59"),
     ],
