@@ -21,8 +21,8 @@ from fastsdot.sources import Gaussian, Pushforward, SourceLike, as_source
 
 TEMPERATURES = {"hard": 0.0, "small": 0.02, "large": 0.5}  # ε in units of σ
 LATENT, HIDDEN = 32, (256, 256)
-ROUNDS = {"untrained": 0, "early": 2, "late": 20}  # of OTS and FIT that a generator has seen
-FITTED = 2000  # targets that a generator is trained on, at most
+ROUNDS = {"untrained": 0, "early": 2, "late": 12}  # of OTS and FIT that a generator has seen
+FITTED = 1000  # targets that a generator is trained on, at most
 PROBE = 256  # samples and targets behind σ
 
 
@@ -78,16 +78,19 @@ class Problem:
         return Pushforward(network if self.scale == 1 else nn.Sequential(network, Times(self.scale)), Gaussian(LATENT))
 
     def epsilon(self, targets: Tensor, source: SourceLike) -> float:
-        """The temperature in units of cost, from a seeded probe."""
+        """The temperature in units of cost."""
         factor = TEMPERATURES[self.temperature]
-        if not factor:
-            return 0.0
-        with torch.random.fork_rng():
-            torch.manual_seed(2)
-            x = as_source(source)(PROBE).double()
-        y = targets[torch.linspace(0, len(targets) - 1, PROBE).long()].double()
-        cost = make_cost(self.cost, self.p)(x[:, None], y[None])
-        return factor * float((cost - cost.mean(0) - cost.mean(1, keepdim=True) + cost.mean()).std())
+        return factor * spread_of(self, targets, source) if factor else 0.0
+
+
+def spread_of(problem: Problem, targets: Tensor, source: SourceLike) -> float:
+    """σ from a seeded probe."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        x = as_source(source)(PROBE).double()
+    y = targets[torch.linspace(0, len(targets) - 1, PROBE).long()].double()
+    cost = make_cost(problem.cost, problem.p)(x[:, None], y[None])
+    return float((cost - cost.mean(0) - cost.mean(1, keepdim=True) + cost.mean()).std())
 
 
 class Times(nn.Module):
