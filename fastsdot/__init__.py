@@ -1,9 +1,12 @@
 """Semi-discrete optimal transport from anything that can be sampled onto a data set."""
 
 from .alternate import State as State, Stop as Stop, Trained as Trained, train as train
+from .background import Background as Background
 from .bracket import Bracket as Bracket
 from .conditional import ConditionalOT as ConditionalOT
+from .conditional_coupling import ConditionalCoupling as ConditionalCoupling
 from .conditional_report import ConditionalReport as ConditionalReport, ConditionalSolution as ConditionalSolution
+from .couplings import CoupledBatches as CoupledBatches, Coupling as Coupling, Pairs as Pairs
 from .errors import (
     BackendUnavailable as BackendUnavailable,
     DataError as DataError,

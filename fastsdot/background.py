@@ -32,6 +32,8 @@ class Background:
     source and options are those of `ot.solve`. Where the source moves, as a generator in training does, `every` seconds
     after the end of a solve the next begins. `solution` is the last one's, `refreshes` the number of potentials taken.
 
+    Where the workers of a loader draw the pairs, call `refresh` between epochs: they start with that potential.
+
     The block's end stops the thread within one step of the ascent; what raises in the thread is raised at the next
     batch, or at the end. Raises `InvalidArgument` for an ot that is shared by ranks, whose passes are collective.
     """

@@ -185,7 +185,7 @@ class CoupledBatches(IterableDataset):
     Batch k of rank r is drawn from a seed of its own, made of k, r and the seed that the loader takes from torch's
     generator for every iteration. So neither workers, ranks nor epochs share noise, any number of workers above 0
     yields the same batches in the same order, and `torch.manual_seed` or the loader's `generator=` repeats them.
-    Workers keep the potential that they started with.
+    Workers keep the potential that they started with; the next iteration's start with the newest.
     """
 
     def __init__(self, coupling: Coupling, batch_size: int, *, noise: Noise | None = None, batches: int | None = None):
@@ -209,6 +209,8 @@ class CoupledBatches(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor]]:
         info, rank, iteration = get_worker_info(), self._rank() or 0, self.iterations
         self.iterations += 1  # workers that persist keep their seed
+        if info:
+            self.coupling.background = None  # its thread is in another process
         seed = info.seed - info.id if info else int(torch.empty((), dtype=torch.int64).random_())
         first, step = (info.id, info.num_workers) if info else (0, 1)
         device = self.coupling.ot.device

@@ -5,10 +5,11 @@ import time
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from fastsdot import InvalidArgument, Reason, SemiDiscreteOT
 from fastsdot.background import Background, twin
-from fastsdot.couplings import Coupling
+from fastsdot.couplings import CoupledBatches, Coupling
 
 N = 300
 TARGETS = torch.randn(N, 5, generator=torch.Generator().manual_seed(0)) + 1
@@ -34,6 +35,7 @@ def test_training_gets_a_solved_coupling_without_waiting():
             psi = pairs.ot.potential
             pairs(noise(64))
             seen.append(psi is not pairs.ot.potential)
+            time.sleep(0.01)  # the rest of a training step
         pairs(noise(64))
     assert background.solution.converged
     assert 0 < sum(seen) <= background.refreshes < len(seen)
@@ -113,6 +115,20 @@ def test_a_source_that_moves_is_followed():
             pairs(noise(8))
             chi2 = pairs.ot.evaluate(lambda n: noise(n) + moved, 4_000).chi2
     assert chi2 <= 0.15 < stale
+
+
+def test_workers_start_with_the_newest_potential():
+    pairs = coupling()
+    loader = DataLoader(CoupledBatches(pairs, 16, batches=4), batch_size=None, num_workers=2)
+    with Background(pairs, noise, tol=0.05) as background:
+        for _ in range(2):
+            background.refresh()
+            potential = pairs.ot.potential.clone()
+            for x0, _, _, index in loader:
+                assert torch.equal(index, pairs.ot.assign(x0))
+            assert torch.equal(pairs.ot.potential, potential)
+            background.wait()
+    assert background.refreshes > 0
 
 
 def test_progress_and_callback_are_the_users_too():
