@@ -61,6 +61,16 @@ def test_one_class_is_the_plain_transport():
     assert (a.samples, a.report.chi2) == (b.samples, pytest.approx(b.report.chi2))
 
 
+def test_a_class_weighs_its_targets_as_the_data_set_does():
+    b = torch.linspace(0, 2, N)
+    ot, _, _ = make(weights=b)
+    for label in (*ot.classes, None):
+        own = b[ot.members(label)]
+        torch.testing.assert_close(ot[label].weights, own / own.sum())
+        if label is not None:
+            assert ot.shares[label] == pytest.approx(float(own.sum() / b.sum()))
+
+
 @pytest.mark.parametrize("kind", [list, np.asarray, torch.as_tensor])
 def test_renamed_classes_change_nothing(kind):
     ot, y, labels = make(unconditional=False)
