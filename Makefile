@@ -34,7 +34,7 @@ wheel-test:
 	.wheel-test/venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir .wheel-test .
 	.wheel-test/venv/bin/python -m pip install --quiet "fastsdot[test] @ file://$$(ls $(CURDIR)/.wheel-test/*.whl)" -c constraints.txt
 	.wheel-test/venv/bin/python -m pip install --quiet --no-deps torchcfm -c constraints.txt
-	cp -R tests README.md pyproject.toml .wheel-test/
+	cp -R tests examples README.md pyproject.toml .wheel-test/
 	cd .wheel-test && venv/bin/pytest
 
 clean:
