@@ -65,7 +65,8 @@ def _serve(margin, column, outside, room, price, epsilon, slot, heaps, root, hel
             ring[2] += 1
             continue
         j = column[i, k]
-        slot[i], level[i], left[i], right[i] = k, price[j] + (second - first) + epsilon, NONE, NONE
+        spread = second - first if second < np.inf else 0.0  # there is no other target
+        slot[i], level[i], left[i], right[i] = k, price[j] + spread + epsilon, NONE, NONE
         root[j] = _meld(root[j], i, level, left, right)
         held[j] += 1
         if held[j] > room[j]:

@@ -33,7 +33,7 @@ from torch import Tensor
 from fastsdot import kernels
 from fastsdot.errors import InvalidArgument, require_number
 from fastsdot.ots import Sampler
-from fastsdot.report import student
+from fastsdot.report import require_confidence, student
 from fastsdot.sources import SourceLike
 from fastsdot.storage import decode
 
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
 
 LIST, ENTRIES = (16, 64), 2**21  # targets in a list: all of few, or as make so many entries, within these bounds
-FINEST = 0.1  # the auction's ε at the end, in standard errors of the dual
+FINEST = 0.02  # the auction's ε at the end, in standard errors of the dual
 FACTOR = 5.0  # by which ε falls each time
 BIDS = 100  # a sample, at most
 RELISTED, ROUNDS = 2.0, 60  # lists made anew: so many a sample and so many calls, at most
-MOVES = 100  # pieces that the search for paths looks at: so many a sample, at most
+MOVES, FEW = 100, 10_000  # pieces that the search for paths looks at: so many a sample, of so many samples or more
 PAIRS = 2**22  # coordinates of pairs whose cost is computed at once
 
 
@@ -101,8 +101,7 @@ def bracket(
     Raises `InvalidArgument` for ε > 0, and `SourceError` for a batch that is not usable.
     """
     require_number("samples", samples, above=1, whole=True)
-    if not 0 < confidence < 1:
-        raise InvalidArgument("confidence", "a number between 0 and 1", repr(confidence), "use 0.95, say")
+    require_confidence(confidence)
     if batch_size is not None:
         require_number("batch_size", batch_size, above=0, whole=True)
     if ot.epsilon:
@@ -195,7 +194,9 @@ def couple(lists: Lists, error: float) -> tuple[float, np.ndarray]:
     while served(epsilon) and epsilon > finest:
         epsilon = max(finest, epsilon / FACTOR)
         sale.restart()
-    row, slot, mass = flow.shift(lists.margin, lists.column, sale.slot, sale.price, lists.room, MOVES * samples)
+    row, slot, mass = flow.shift(
+        lists.margin, lists.column, sale.slot, sale.price, lists.room, MOVES * max(FEW, samples)
+    )
     excess = float((lists.margin[row, slot] * mass).sum())
     left = 1 - np.bincount(row, mass, minlength=samples)
     free = lists.room - np.bincount(lists.column[row, slot], mass, minlength=lists.room.shape[0])

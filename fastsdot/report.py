@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsdot.errors import InvalidArgument
+
 
 class Estimate(NamedTuple):
     """A value and its standard error."""
@@ -134,12 +136,22 @@ def mean_of(values: list[float], sizes: list[int]) -> Estimate:
     return Estimate(mean, math.sqrt(spread / (k - 1) / total))
 
 
+INTERVALS = ("chi2", "primal", "dual", "gap")
+
+
+def require_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InvalidArgument("confidence", "a number between 0 and 1", repr(confidence), "use 0.95, say")
+
+
 @dataclass(frozen=True)
 class Report:
     """What `evaluate` measured on fresh samples; every `name_error` is the standard error of `name`.
 
     chi2 is dimensionless, primal, dual and gap are in units of cost, max_ratio is max_j m_j / b_j, empty counts
     targets of positive weight that no sample chose, and floor is the standard error that chi2 would have at χ² = 0.
+    The errors of primal, dual and gap come from `batches` means of batches. What can be said with confidence:
+    `interval` of an estimate, `starved` of the targets that get too little, `unseen` of those that no sample chose.
     """
 
     samples: int
@@ -156,11 +168,51 @@ class Report:
     dual_error: float
     gap: float
     gap_error: float
+    batches: int
     mass: Tensor = field(repr=False, compare=False)
+    weights: Tensor = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, float]:
-        """The numbers, without the masses."""
-        return {name: value for name, value in vars(self).items() if name != "mass"}
+        """The numbers, without the masses and weights."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+
+    def interval(self, name: str, confidence: float = 0.95) -> Interval:
+        """value ± t error of chi2, primal, dual or gap, with t Student's quantile for batches − 1 degrees of freedom.
+
+        Raises `InvalidArgument` for another name, and for a confidence outside (0, 1).
+        """
+        if name not in INTERVALS:
+            remedy = "use starved or unseen for what is known of the masses"
+            raise InvalidArgument("name", f"one of {', '.join(INTERVALS)}", repr(name), remedy)
+        require_confidence(confidence)
+        if self.batches < 2:
+            return Interval(-math.inf, math.inf)
+        value, error = getattr(self, name), getattr(self, f"{name}_error")
+        reach = student((1 + confidence) / 2, self.batches - 1) * error
+        return Interval(value - reach, value + reach)
+
+    def starved(self, share: float = 0.0, confidence: float = 0.95) -> int:
+        """At most so many targets of positive weight have a mass m_j ≤ share · b_j.
+
+        Counted are those for which that cannot be ruled out, for all N at once: with M samples a target is ruled out by
+        m̂_j > p_j = share · b_j and M KL(m̂_j ‖ p_j) > log(N / (1 − confidence)), KL that of two coins. For share = 0 a
+        single hit rules out that the cell is empty, and what remains is `empty`, whatever the confidence: cells without
+        mass and cells of very little look alike. Raises `InvalidArgument` unless 0 ≤ share < 1.
+        Source: Hoeffding, JASA 1963, theorem 1, which soft masses obey as hits do.
+        """
+        require_confidence(confidence)
+        if not 0 <= share < 1:
+            raise InvalidArgument("share", "a number from 0 to 1, 1 not included", repr(share), "use 0.1, say")
+        positive = self.weights > 0
+        m, p = self.mass[positive].double(), share * self.weights[positive].double()
+        evidence = torch.special.xlogy(m, m / p) + torch.special.xlogy(1 - m, (1 - m) / (1 - p))
+        ruled_out = (m > p) & (self.samples * evidence > math.log(m.numel() / (1 - confidence)))
+        return int(m.numel() - ruled_out.sum())
+
+    def unseen(self, confidence: float = 0.95) -> float:
+        """No target that none of the M samples chose has more mass than log(N / (1 − confidence)) / M."""
+        require_confidence(confidence)
+        return min(1.0, math.log(int((self.weights > 0).sum()) / (1 - confidence)) / max(1, self.samples))
 
     def __str__(self) -> str:
         lines = [f"{self.samples:,} samples"]
@@ -218,5 +270,7 @@ class Survey:
             dual_error=phi.error,
             gap=gap.value,
             gap_error=gap.error,
+            batches=len(self.sizes),
             mass=mass.float(),
+            weights=self.weights.clone(),
         )

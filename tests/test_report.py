@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from problems import Uniform, grid, normal_to_points
+from scipy import stats
 
 from fastsdot import InvalidArgument, SemiDiscreteOT
-from fastsdot.report import HitMarginal, SoftMarginal, mean_of
+from fastsdot.report import HitMarginal, SoftMarginal, Survey, mean_of, student
 
 
 def hits(mass, weights, samples, seed):
@@ -112,3 +113,68 @@ def test_a_last_batch_of_few_samples_weighs_little():
 def test_fewer_samples_than_a_batch_are_all_drawn():
     ot = SemiDiscreteOT(grid(4), epsilon=0.1)
     assert 96 <= ot.evaluate(2, 100, batch_size=4096).samples <= 100
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 15, 200, 1000, 1001, 10**6])
+def test_students_quantile(freedom):
+    for p in (0.5, 0.9, 0.975, 0.995):
+        assert student(p, freedom) == pytest.approx(stats.t.ppf(p, freedom), rel=2e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["primal", "dual"])
+def test_an_interval_holds_the_cost_as_often_as_it_says(name):
+    ot = SemiDiscreteOT(grid(3))  # ψ = 0 is optimal, so that primal and dual are W
+    torch.manual_seed(0)
+    intervals = [ot.evaluate(Uniform(2), 400).interval(name, 0.8) for _ in range(200)]
+    held = sum(low <= 1 / 54 <= high for low, high in intervals)
+    assert abs(held - 160) < 4 * math.sqrt(200 * 0.8 * 0.2)
+
+
+def test_an_interval_of_one_batch_claims_nothing():
+    survey = Survey(torch.ones(2) / 2, torch.zeros(2), soft=False)
+    survey.add(torch.zeros(8), torch.zeros(8, dtype=torch.int64))
+    assert survey.report().interval("dual") == (-math.inf, math.inf)
+
+
+def starving(samples, share):
+    """Of 100 targets the first ten get `share` of their weight, the others what is over."""
+    mass = torch.ones(100)
+    mass[:10] = share
+    mass[10:] += 10 * (1 - share) / 90
+    survey = Survey(torch.full((100,), 0.01), torch.zeros(100), soft=False)
+    index = torch.multinomial(mass / 100, samples, replacement=True)
+    survey.add(torch.zeros(samples), index)
+    return survey.report()
+
+
+def test_starved_targets_are_all_counted_and_others_are_ruled_out():
+    torch.manual_seed(0)
+    report = starving(20_000, 0.0)
+    assert report.empty == report.starved() == report.starved(0.5) == 10
+    for share in (0.05, 0.2):
+        reports = [starving(20_000, share) for _ in range(50)]
+        assert all(report.starved(share) >= 10 for report in reports)
+        assert all(report.starved(0.5) == 10 for report in reports)
+        assert sum(report.starved(share / 8) for report in reports) < 250
+    assert starving(200, 0.2).starved(0.2) > 50  # few samples rule little out
+
+
+def test_unseen_targets_have_little_mass():
+    torch.manual_seed(0)
+    worst = torch.full((100,), 0.01)
+    held = 0
+    for _ in range(200):
+        report = starving(600, 1.0)
+        held += bool((worst[report.mass == 0] <= report.unseen(0.9)).all())
+    assert held >= 180 - 4 * math.sqrt(18)
+    assert report.unseen(0.9) == pytest.approx(math.log(1000) / 600)
+
+
+def test_what_cannot_be_asked_of_a_report():
+    report = starving(100, 1.0)
+    with pytest.raises(InvalidArgument, match="name: expected one of chi2, primal, dual, gap, received 'empty'"):
+        report.interval("empty")
+    with pytest.raises(InvalidArgument, match="confidence: expected a number between 0 and 1"):
+        report.interval("dual", 95)
+    with pytest.raises(InvalidArgument, match="share: expected a number from 0 to 1"):
+        report.starved(1.0)
