@@ -111,11 +111,11 @@ def ratio(found: dict, name: str) -> str:
     ours, rival = found["contestants"][OURS.name]["time"], found["contestants"][name]
     if "absent" in rival:
         return rival["absent"]
-    if ours is None:
-        return "fastsdot did not arrive" if rival["time"] is None else f"alone, {rival['time']:.2g} s"
     if rival["time"] is not None:
-        return f"{rival['time'] / ours:.1f} ×"
-    least = min((point["chi2"] for point in rival["curve"]), default=math.inf)
+        return f"alone, {rival['time']:.2g} s" if ours is None else f"{rival['time'] / ours:.1f} ×"
+    least = order(rival)[1]
+    if ours is None:
+        return f"nor in that time (χ² {least:.2g})"
     return f"> {found['cap'] / ours:.0f} × (χ² {least:.2g})"
 
 
@@ -133,8 +133,7 @@ def table(results: list[dict]) -> str:
     lines.append("|---" * (len(names) + 2) + "|")
     for found in results:
         ours = found["contestants"][OURS.name]
-        least = min(point["chi2"] for point in ours["curve"])
-        own = f"not within {found['cap']:.0f} s (χ² {least:.2g})"
+        own = f"not within {found['cap']:.3g} s (χ² {order(ours)[1]:.2g})"
         if ours["time"] is not None:
             own = f"{ours['time']:.2f} ({time_to(ours['curve'], 'samples') / found['n']:.1f})"
         lines.append(f"| {found['name']} | {own} | " + " | ".join(ratio(found, name) for name in names) + " |")

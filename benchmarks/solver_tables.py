@@ -1,8 +1,8 @@
 """Put the results of the suite and of the races into a document, between its comments.
 
-    python benchmarks/solver_tables.py suite.json races.json docs/solver.md
+    python benchmarks/solver_tables.py docs/solver.md --suite suite.json --races races.json --converged converged.md
 
-Replaced is what stands between `<!-- suite -->` or `<!-- races -->` and the next `<!-- end -->`.
+Replaced is what stands between `<!-- suite -->`, say, and the next `<!-- end -->`.
 """
 
 import argparse
@@ -65,15 +65,23 @@ def fill(text: str, name: str, content: str) -> str:
     return filled
 
 
+TABLES = {
+    "suite": lambda path: suite_table(json.loads(path.read_text())),
+    "races": lambda path: races_table(json.loads(path.read_text())),
+    "converged": Path.read_text,  # what benchmarks/converged.py printed
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("suite", type=Path)
-    parser.add_argument("races", type=Path)
     parser.add_argument("document", type=Path)
+    for name in TABLES:
+        parser.add_argument(f"--{name}", type=Path)
     options = parser.parse_args()
-    text = fill(options.document.read_text(), "suite", suite_table(json.loads(options.suite.read_text())))
-    text = fill(text, "races", races_table(json.loads(options.races.read_text())))
-    options.document.write_text(text)
+    for name, table in TABLES.items():
+        path = getattr(options, name)
+        if path is not None:
+            options.document.write_text(fill(options.document.read_text(), name, table(path)))
 
 
 if __name__ == "__main__":

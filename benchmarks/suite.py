@@ -134,11 +134,12 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         found.append(result)
         print(line(result), flush=True)
+        if options.json:
+            problems = {problem.name: asdict(problem) for problem in PROBLEMS}
+            written = {"machine": machine.facts(), "problems": problems, "rows": found}
+            options.json.write_text(json.dumps(written, indent=1) + "\n")
     met = sum("failed" not in r and r["chi2"] - 2 * r["chi2_error"] <= GOAL for r in found)
     print(f"{met} of {len(found)} at χ² ≤ {GOAL} within two standard errors, {time.perf_counter() - started:.0f} s")
-    if options.json:
-        problems = {problem.name: asdict(problem) for problem in PROBLEMS}
-        options.json.write_text(json.dumps({"machine": machine.facts(), "problems": problems, "rows": found}, indent=1))
     return 0
 
 
