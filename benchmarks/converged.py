@@ -105,7 +105,9 @@ def case(seed: int, most_targets: int) -> Case:
     hard = SemiDiscreteOT(y, cost=cost, p=p)
     torch.manual_seed(seed)
     costs = hard.cost(sample(64)[:, None], y[None])
-    epsilon = pick(TEMPERATURES, random) * float((costs - costs.mean(0)).std())
+    spread = float((costs - costs.mean(0)).std())
+    rounding = 1e-4 * float(costs.abs().mean())
+    epsilon = pick(TEMPERATURES, random) * spread if spread > rounding else 0.0  # else a plan of rounding errors
     about = f"N={n} D={d} {cost} {kind} {weighting} ε={epsilon:.3g}"
     return Case(seed, about, lambda: SemiDiscreteOT(y, cost=cost, p=p, weights=weights, epsilon=epsilon), sample, n)
 

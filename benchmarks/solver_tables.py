@@ -40,7 +40,7 @@ def suite_table(found: dict) -> str:
             lines.append(f"{head} {row['failed'].splitlines()[0]} | | | | |")
             continue
         chi2 = f"{row['chi2']:.4f} ± {row['chi2_error']:.4f}"
-        least = f"{row['least']:.3f}" if row["least"] else "0"
+        least = f"{row['least']:.3f}" if row["least"] > 5e-4 else "0"
         lines.append(
             f"{head} {f'**{chi2}**' if missed(row) else chi2} | {least} | {row['samples_per_target']:.1f} |"
             f" {row['seconds']:.2f} | {REASONS[row['reason']]} |"
