@@ -80,13 +80,13 @@ class Background:
 
     def refresh(self) -> None:
         """Take the newest potential, if there is one; raise what the thread raised."""
-        if self._thread.done():
+        if self._thread is not None and self._thread.done():
             self._thread.result()
         self._take()
 
     def wait(self, timeout: float | None = None) -> Solution | None:
         """Wait for the thread, at most `timeout` seconds; then `refresh`. Not for `every`, where it never ends."""
-        wait_for([self._thread], timeout)
+        wait_for([self._thread] if self._thread is not None else [], timeout)
         self.refresh()
         return self.solution
 
