@@ -72,7 +72,7 @@ def digits() -> Problem:
     images, labels = pixels(load("digits").images), torch.as_tensor(load_digits().target)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, held = order[:-500], order[-500:]
-    return Problem(images[train], labels[train], images[held], labels[held], 256, 20.0)
+    return Problem(images[train], labels[train], images[held], labels[held], 256, 60.0)
 
 
 def fashion() -> Problem:
