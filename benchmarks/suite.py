@@ -116,7 +116,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--slow", action="store_true", help="those that take minutes as well")
     parser.add_argument("--problems", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--samples-per-target", type=float, default=20)
-    parser.add_argument("--tol", type=float, default=0.01, help="small, so that most solves use all their samples")
+    parser.add_argument("--tol", type=float, default=0.05, help="that of solve")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--data-dir", type=Path, help="where npm packages with data sets were installed")
     parser.add_argument("--fashion", type=Path, default=target_sets.FASHION, help="an idx.gz of images")

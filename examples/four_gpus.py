@@ -53,6 +53,7 @@ def main(
     if rank == 0:
         with torch.no_grad():
             save(out, tile(enlarge(to_bytes(generator.module(latent(64))), 32), columns=16))
+    dist.barrier()  # a rank that leaves first would break the connections of the others
     dist.destroy_process_group()
 
 

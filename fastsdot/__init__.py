@@ -16,14 +16,8 @@ from .errors import (
     SourceError as SourceError,
 )
 from .fit import Fitted as Fitted, fit as fit
-from .ots import (
-    Chi2 as Chi2,
-    Histogram as Histogram,
-    NotConverged as NotConverged,
-    Reason as Reason,
-    Rule as Rule,
-    Solution as Solution,
-)
+from .ots import NotConverged as NotConverged, Reason as Reason, Solution as Solution
 from .report import Report as Report
 from .semidiscrete import SemiDiscreteOT as SemiDiscreteOT
+from .stopping import Chi2 as Chi2, Histogram as Histogram, Rule as Rule
 from .theory import Precision as Precision

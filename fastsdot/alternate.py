@@ -21,11 +21,13 @@ from fastsdot import checkpoint, theory
 from fastsdot.costs import Pairing
 from fastsdot.errors import InvalidArgument, RunError, require_number
 from fastsdot.fit import LEARNING_RATE, Fitted, Loss, fit, frozen
-from fastsdot.ots import Ascent, Chi2, Rule, Solution, as_rule
+from fastsdot.ots import Solution
 from fastsdot.progress import Progress
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
 from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw
+from fastsdot.stages import Ascent
+from fastsdot.stopping import Chi2, Rule, as_rule
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.json"
 
@@ -140,6 +142,7 @@ class Run:
         started, stop, fitted = time.perf_counter(), None, None
         if self.history:
             fitted, followed = self.fit()
+            self.ot.ascent.candidates = None  # they are samples of the generator as it was
             stop = None if followed else Stop.PROGRESS
         solution, holds = self.solve()
         self.report = report = solution.report
@@ -171,7 +174,7 @@ class Run:
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "potential": self.ot.potential,
-            "ascent": vars(ascent) if ascent else None,
+            "ascent": ascent.saved() if ascent else None,
             "report": vars(self.report),
             "random": random_state(self.ot.device),
         }

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from fastsdot.progress import Progress
 from fastsdot.replay import Replay
 from fastsdot.semidiscrete import SemiDiscreteOT
 from fastsdot.sources import SourceLike
+from fastsdot.stopping import Rule
 from fastsdot.storage import Storage, place
 from fastsdot.views import Picked
 from fastsdot.weights import as_weights
@@ -174,7 +176,7 @@ class ConditionalOT(nn.Module):
         self,
         source: SourceLike | Mapping[Label | None, SourceLike],
         *,
-        tol: "float | ots.Rule" = 0.05,
+        tol: float | Rule = 0.05,
         max_samples: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
@@ -196,13 +198,19 @@ class ConditionalOT(nn.Module):
         sources = self._sources(source) if shared is None else {label: shared.reader() for label in self._labels}
         options = {"tol": tol, "max_samples": max_samples, "batch_size": batch_size, "generator": generator}
         found: dict[Label | None, ots.Solution] = {}
+        asked: list[bool] = []  # what the callback returned
+
+        def hear(row: dict[str, float], label: Label | None) -> bool:
+            asked.append(bool(callback(row | {"class": label})))
+            return asked[-1]
+
         for label, ot in self.items():
-            tell = None if callback is None else lambda row, label=label: callback(row | {"class": label})
+            tell = None if callback is None else partial(hear, label=label)
             found[label] = ot.solve(sources[label], progress=progress, callback=tell, **options)
-            if found[label].reason is ots.Reason.CALLBACK:
+            if any(asked):
                 break
         unconverged = tuple(label for label in self._labels if label not in found or not found[label].converged)
-        reasons = {part.reason for part in found.values()}
+        reasons = {part.reason for part in found.values()} | ({ots.Reason.CALLBACK} if any(asked) else set())
         solution = ConditionalSolution(
             converged=not unconverged,
             reason=next((reason for reason in UNFINISHED if reason in reasons), ots.Reason.CONVERGED),

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fastsdot.losses import Refresh, measures
-from fastsdot.ots import Rule
 from fastsdot.semidiscrete import SemiDiscreteOT
 from fastsdot.sources import EveryRank, SourceLike, as_source
+from fastsdot.stopping import Rule
 
 
 class TransportCallback(Callback):

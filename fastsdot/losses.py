@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fastsdot.errors import InvalidArgument, require_number
-from fastsdot.ots import Rule, Solution
+from fastsdot.ots import Solution
 from fastsdot.ranks import apart
 from fastsdot.semidiscrete import SemiDiscreteOT
 from fastsdot.sources import SourceLike
+from fastsdot.stopping import Rule
 from fastsdot.storage import decode
 
 AFFINE = (

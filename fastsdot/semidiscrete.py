@@ -22,6 +22,8 @@ from fastsdot.errors import InvalidArgument, require_finite, require_number
 from fastsdot.ranks import Ranks, Shared, lay_out, share
 from fastsdot.report import Report
 from fastsdot.sources import SourceLike
+from fastsdot.stages import Ascent
+from fastsdot.stopping import Rule
 from fastsdot.storage import STORED, Storage, decode, fingerprint, place
 from fastsdot.weights import as_weights
 
@@ -93,7 +95,7 @@ class SemiDiscreteOT(nn.Module):
         self.requested = {"backend": backend, "precision": precision}
         self.options = self.requested | {"cost": cost, "p": p, "epsilon": epsilon}
         self.options |= {"memory": memory, "group": group, "shards": shards}
-        self.ascent: ots.Ascent | None = None
+        self.ascent: Ascent | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -218,7 +220,7 @@ class SemiDiscreteOT(nn.Module):
         self,
         source: SourceLike,
         *,
-        tol: "float | ots.Rule" = 0.05,
+        tol: float | Rule = 0.05,
         max_samples: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
@@ -226,7 +228,7 @@ class SemiDiscreteOT(nn.Module):
         callback: Callable | None = None,
         throw: bool = False,
     ) -> "ots.Solution":
-        """OTS: find ψ by stochastic ascent on the semi-dual; see `fastsdot.ots.solve`."""
+        """OTS: find the ψ that maximises the semi-dual over samples; see `fastsdot.ots.solve`."""
         return ots.solve(
             self,
             source,
@@ -312,7 +314,7 @@ class SemiDiscreteOT(nn.Module):
         }
         arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
         if self.ascent is not None:
-            state = vars(self.ascent)
+            state = self.ascent.saved()
             about["ascent"] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
             arrays |= {f"ascent.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
         return about, arrays
@@ -326,7 +328,7 @@ class SemiDiscreteOT(nn.Module):
         self.weights.copy_(arrays["weights"])
         if "ascent" in about:
             tensors = {name.removeprefix("ascent."): t for name, t in arrays.items() if name.startswith("ascent.")}
-            self.ascent = ots.Ascent(**about["ascent"], **tensors).to(self.device)
+            self.ascent = Ascent(**about["ascent"], **tensors).to(self.device)
 
     def _flat(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or not x.is_floating_point():

@@ -25,8 +25,10 @@ if __name__ != "fastsdot.kernels":
 from .blocks import Blocks as Blocks, in_blocks as in_blocks
 from .form import Form as Form
 from .ops import (
+    Targets as Targets,
     argmin as argmin,
     average as average,
+    margins as margins,
     moments as moments,
     sample as sample,
     scores as scores,

@@ -230,6 +230,20 @@ def moments(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor, 
     return centred_moments(scores(x, targets, bias), x, bias)
 
 
+def margins(x: Tensor, targets: Targets, bias: Tensor, value: Tensor, wins: int) -> Tensor:
+    """The fall of bias_j at which target j would win so many of the rows, given v_i = min_j s_ij: [N].
+
+    The `wins`-th smallest of s_ij − v_i over i.
+    """
+    if not isinstance(targets, Prepared | Blocks):
+        return targets.margins(x, bias, value, wins)
+    found = torch.empty_like(bias)
+    for start, stop, score in scores(x, targets, bias):
+        margin = score - value[:, None]
+        found[start:stop] = margin.amin(0) if wins == 1 else margin.kthvalue(wins, dim=0).values
+    return found
+
+
 def chosen(targets: Targets, index: Tensor) -> Tensor:
     """Rows of y, [K, D]."""
     return targets.y[index] if isinstance(targets, Prepared) else targets.chosen(index)

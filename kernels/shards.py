@@ -130,6 +130,10 @@ class Shards:
             mean = torch.zeros_like(mean)
         return self.spread(mean), self.once(row), self.once(square)
 
+    def margins(self, x: Tensor, bias: Tensor, value: Tensor, wins: int) -> Tensor:
+        found = ops.margins(x, self.local, self.own(bias), value, wins)
+        return self.spread(found if self.ranks.rank < self.ranks.shards else torch.zeros_like(found))
+
     def chosen(self, index: Tensor) -> Tensor:
         """Embedded targets of these indices, [K, D]."""
         here = (index >= self.first) & (index < self.last)

@@ -195,7 +195,7 @@ def test_save_and_load(tmp_path):
     assert torch.equal(back.assign(X, asked), ot.assign(X, asked))
     for part, other in zip(ot.parts, back.parts, strict=True):
         assert torch.equal(part.weights, other.weights)
-        assert torch.equal(part.ascent.iterate, other.ascent.iterate)
+        assert torch.equal(part.ascent.potential, other.ascent.potential)
     with pytest.raises(InvalidArgument, match="targets: expected those the file was saved for"):
         ConditionalOT.load(tmp_path / "ot", y + 1)
     with pytest.raises(InvalidArgument, match="labels: expected integers"):

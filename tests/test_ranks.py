@@ -34,5 +34,5 @@ def test_what_cannot_work_is_an_error_on_every_rank(tmp_path):
 
 def test_a_killed_rank_is_restarted_and_the_solve_continues(tmp_path):
     launch(tmp_path, "killed", restarts=1)
-    steps = [int((tmp_path / f"done-{rank}").read_text()) for rank in range(2)]
-    assert steps[0] == steps[1] > 0
+    fitted = [int((tmp_path / f"done-{rank}").read_text()) for rank in range(2)]
+    assert fitted[0] == fitted[1] > 0

@@ -25,27 +25,24 @@ def targets(session: Session) -> Tensor:
 
 
 def step_share(session: Session, cost: str) -> dict[str, float]:
-    """Seconds of a step with all that is around the kernel, of its soft marginals alone, and their ratio."""
-    from fastsdot import ots
+    """Seconds of a step with all that is around the kernel, of its lists alone, and their ratio."""
+    from fastsdot import ots, stages
     from fastsdot.semidiscrete import SemiDiscreteOT
 
     ot = SemiDiscreteOT(targets(session), cost=cost)
-    sampler = ots.Sampler(ot, ot.targets.shape[1])
-    batch = ots.default_batch(len(ot.targets))
-    state = ots.begin(ot, sampler, min(ots.PILOT, 256))
+    sampler, batch = stages.Sampler(ot, ot.targets.shape[1]), ots.default_batch(ot)
 
     def steps() -> None:
+        stage = stages.Stage(ot, stages.PERPLEXITY)
         for _ in range(STEPS):
-            ots.ascend(ot, state, sampler(batch))
+            stage.add(sampler(batch))
 
     with torch.no_grad():
-        for _ in range(ots.GAP_EVERY):  # past the steps that measure more than later ones do
-            steps()
-        made = arguments_of("soft_marginal", steps)
+        made = arguments_of("topk", steps)
 
         def kernel() -> None:
             for arguments in made:
-                kernels.soft_marginal(*arguments)
+                kernels.topk(*arguments)
 
         seconds = session.medians({"step": steps, "kernel": kernel}, SMALL_SECONDS if session.small else SECONDS)
         waits = waiting(session, steps)

@@ -1,0 +1,136 @@
+"""Samples as the lists of the targets that they may choose, and the semi-dual over them.
+
+A sample whose k smallest c − ψ are known chooses among them whatever ψ does within the reach of its list. So M samples
+are M × k costs, on which the smoothed semi-dual
+
+    D_M(ψ) = (1/M) Σ_i −τ log Σ_{j ∈ L_i} b_j exp((ψ_j − c_ij) / τ) + Σ_j b_j ψ_j
+
+and its gradient take no pass over the targets.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastsdot import kernels
+
+SHOWN = 4096  # samples behind a perplexity
+BISECTIONS, COLDEST = 30, 1e-9  # of a temperature, and the lowest as a part of the highest
+NARROW = 0.1  # the quantile of the widths of lists that a target in none of them goes by
+LEAST = -1e30  # in place of −inf where 0 · inf would follow
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Lists made at one potential: c_ij − ψ_j less its smallest, ascending, [M, k] float32, and the targets, int32."""
+
+    score: Tensor
+    index: Tensor
+    potential: Tensor  # [N] float64
+
+    @property
+    def samples(self) -> int:
+        return self.score.shape[0]
+
+
+def listed(x: Tensor, targets: kernels.Targets, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest s_ij and their targets; where k is N all of them, and out of order where that is faster."""
+    if k < bias.numel() or isinstance(targets, kernels.Shards):
+        value, index = kernels.topk(x, targets, bias, k)
+        return value, index.int()
+    score = torch.cat([s.clone() for _, _, s in kernels.scores(x, targets, bias)], 1)
+    return score, torch.arange(k, device=x.device, dtype=torch.int32).expand_as(score)
+
+
+class Candidates:
+    """The lists of all samples that a fit takes into account."""
+
+    def __init__(self, weights: Tensor, parts: Iterable[Listed] = ()):
+        self.weights = weights.double()
+        self.log_weights = weights.log()
+        self.parts = list(parts)
+
+    @property
+    def samples(self) -> int:
+        return sum(part.samples for part in self.parts)
+
+    def add(self, batches: list[tuple[Tensor, Tensor]], potential: Tensor, most: int) -> None:
+        """Batches of values and targets, at most `most` entries in all: the oldest make way.
+
+        Shorter lists make way for those of all targets, which no box goes with.
+        """
+        value = torch.cat([value for value, _ in batches])
+        low = value.amin(1, keepdim=True)
+        self.parts.append(Listed(value - low, torch.cat([index for _, index in batches]), potential.double().clone()))
+        if value.shape[1] == self.weights.numel():
+            self.parts = [part for part in self.parts if part.score.shape[1] == value.shape[1]]
+        while len(self.parts) > 1 and sum(part.score.numel() for part in self.parts) > most:
+            self.parts.pop(0)
+
+    def logits(self, part: Listed, potential: Tensor, temperature: float, rows: int | None = None) -> Tensor:
+        """(ψ_j − c_ij) / τ + log b_j up to a constant of the row, of the first rows: [M, k] float32."""
+        moved = ((potential - part.potential) / temperature).float() + self.log_weights
+        z = part.score[:rows] / -temperature
+        return z.add_(moved.index_select(0, part.index[:rows].reshape(-1)).view_as(z))
+
+    def __call__(self, potential: Tensor, temperature: float) -> tuple[float, Tensor]:
+        """D_M up to a constant, and its gradient b − m, [N] float64."""
+        total, mass = 0.0, torch.zeros_like(self.weights)
+        for part in self.parts:
+            z = self.logits(part, potential, temperature)
+            share = z.softmax(1)
+            lse = z.amax(1, keepdim=True) - share.amax(1, keepdim=True).log()
+            total -= temperature * float(lse.sum(dtype=torch.float64))
+            mass += torch.bincount(part.index.reshape(-1), share.reshape(-1), minlength=mass.numel())
+        m = self.samples
+        return total / m + float(self.weights @ potential), self.weights - mass / m
+
+    def residual(self, potential: Tensor, temperature: float) -> float:
+        """Σ_j (b_j − m_j)² / b_j of the soft masses."""
+        gradient = self(potential, temperature)[1]
+        return float((gradient * gradient / self.weights)[self.weights > 0].sum())
+
+    def noise(self, potential: Tensor, temperature: float) -> float:
+        """What the residual of a fit would be under other samples: N/P directions, each told with variance 1/M."""
+        return self.weights.numel() / (self.perplexity(potential, temperature) * self.samples)
+
+    def reach(self) -> Tensor:
+        """How far each potential may move while most of the newest lists that it is in stay whole, [N] float64.
+
+        Half the mean width of those lists; half a narrow list's where it is in none.
+        """
+        part = self.parts[-1]
+        if part.score.shape[1] == self.weights.numel():
+            return torch.full_like(self.weights, math.inf)
+        width = part.score[:, -1].double()
+        target = part.index.reshape(-1)
+        lists = torch.bincount(target, minlength=self.weights.numel())
+        total = torch.bincount(target, width[:, None].expand(part.index.shape).reshape(-1), lists.numel())
+        narrow = float(width[:SHOWN].quantile(NARROW))
+        return torch.where(lists > 0, total / lists.clamp(min=1), narrow) / 2
+
+    def dual(self, potential: Tensor) -> Tensor:
+        """The semi-dual without smoothing of each of the newest samples, up to a constant of each: [M] float64."""
+        part = self.parts[-1]
+        moved = (potential - part.potential).float()
+        score = part.score - moved.index_select(0, part.index.reshape(-1)).view_as(part.score)
+        return score.amin(1).double() + float(self.weights @ potential)
+
+    def perplexity(self, potential: Tensor, temperature: float) -> float:
+        """exp of the mean entropy of the newest samples' soft choices: how many targets share one."""
+        log = self.logits(self.parts[-1], potential, temperature, SHOWN).log_softmax(1)
+        return math.exp(-float((log.exp() * log.clamp(min=LEAST)).sum(1).mean()))
+
+    def temperature(self, potential: Tensor, perplexity: float, high: float) -> float:
+        """The temperature, at most `high`, at which the newest samples have that perplexity."""
+        low = high * COLDEST
+        for _ in range(BISECTIONS):
+            middle = math.sqrt(low * high)
+            if self.perplexity(potential, middle) > perplexity:
+                high = middle
+            else:
+                low = middle
+        return high

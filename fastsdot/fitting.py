@@ -1,0 +1,123 @@
+"""Fits of a stage: the potential that maximises the smoothed semi-dual over lists, and the temperature for it."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastsdot.candidates import COLDEST, Candidates
+from fastsdot.maximise import maximise
+from fastsdot.report import Report
+from fastsdot.stages import ENTRIES, Ascent, Sampler, Stage
+from fastsdot.stopping import Rule
+
+if TYPE_CHECKING:
+    from fastsdot.semidiscrete import SemiDiscreteOT
+
+PERPLEXITY = 4.0
+COOLING = 6.0
+PER_DIRECTION = 8
+TOLERANCE, GAIN = 0.1, 1e-3  # of the noise of a sample: the residual χ², and the growth in units of τ, that end a fit
+LISTINGS = 4  # of the samples of a stage, at most
+FALL, SURE = 0.4, 2.0  # of the temperature at a time, and the standard errors by which fresh samples must ask for it
+
+
+def maximum(ot: "SemiDiscreteOT", candidates: Candidates, box: tuple[Tensor, Tensor], temperature: float) -> Tensor:
+    """The potential in the box that maximises the semi-dual over the candidates."""
+    weights, potential = candidates.weights, ot.potential.double()
+    noise = candidates.noise(potential, temperature)
+    return maximise(
+        lambda psi: candidates(psi, temperature),
+        potential,
+        box,
+        torch.where(weights > 0, 1 / weights, 0.0),
+        temperature,
+        TOLERANCE * noise,
+        GAIN * noise * temperature,
+    )
+
+
+def settle(ot: "SemiDiscreteOT", potential: Tensor) -> None:
+    """Make it the potential, with Σ_j b_j ψ_j = 0, and the state's."""
+    ot.potential.copy_(potential - (ot.weights.double() * potential).sum())
+    ot.ascent.potential = ot.potential.detach().double()
+
+
+def fit(ot: "SemiDiscreteOT", stage: Stage, before: Candidates | None, temperature: float) -> Candidates:
+    """Fit the potential to a stage and to the lists before it, and list the stage again while the box holds back more
+    than noise; returns the lists."""
+    for listing in range(LISTINGS):
+        candidates = stage.candidates(before)
+        settle(ot, maximum(ot, candidates, stage.box(candidates), temperature))
+        psi = ot.potential.double()
+        enough = candidates.residual(psi, temperature) <= candidates.noise(psi, temperature)
+        if enough or listing == LISTINGS - 1 or not stage.list_again():
+            break
+    return candidates
+
+
+def size_of(perplexity: float, n: int) -> int:
+    """Samples that a level takes: `PER_DIRECTION` for each of N/P directions."""
+    return max(256, math.ceil(PER_DIRECTION * n / perplexity))
+
+
+def cool(ot: "SemiDiscreteOT", sampler: Sampler, pilot: Tensor, scale: float, batch: int, budget: int) -> Candidates:
+    """The levels before the last one, each on samples of its own, the first on the pilot's; the lists of the last."""
+    n, temperature, stage = ot.targets.shape[0], max(scale, ot.epsilon), Stage(ot, ot.targets.shape[0])
+    for x in pilot[: max(1, ENTRIES // (4 * n))].split(batch):
+        stage.add(x)
+    while True:
+        candidates = fit(ot, stage, None, temperature)
+        perplexity = candidates.perplexity(ot.potential.double(), temperature) / COOLING
+        if temperature <= ot.epsilon or perplexity <= PERPLEXITY or sampler.samples + size_of(perplexity, n) > budget:
+            return candidates
+        temperature = max(ot.epsilon, candidates.temperature(ot.potential.double(), perplexity, temperature))
+        stage = Stage(ot, perplexity)
+        while (left := size_of(perplexity, n) - stage.samples) > 0:
+            stage.add(sampler(min(batch, left)))
+
+
+def sharing(ot: "SemiDiscreteOT", x: Tensor) -> float:
+    """The perplexity at which a solve ends: `PERPLEXITY`, or that of the plan at ε."""
+    if not ot.epsilon:
+        return PERPLEXITY
+    stage = Stage(ot, ot.targets.shape[0])
+    stage.add(x[:64])
+    return stage.candidates().perplexity(ot.potential.double(), ot.epsilon)
+
+
+def colder(ot: "SemiDiscreteOT", before: Candidates, fresh: Candidates, box: tuple[Tensor, Tensor]) -> float:
+    """The temperature, at most the last one, at which a fit to the lists before serves fresh samples best."""
+    temperature, start = ot.ascent.temperature, ot.potential.clone()
+    dual = fresh.dual(maximum(ot, before, box, temperature))
+    while FALL * temperature > COLDEST * ot.ascent.scale:
+        potential = maximum(ot, before, box, FALL * temperature)
+        gain = fresh.dual(potential) - dual
+        if float(gain.mean()) <= SURE * float(gain.std()) / math.sqrt(len(gain)):
+            break
+        temperature, dual = FALL * temperature, dual + gain
+        ot.potential.copy_(potential)
+    ot.potential.copy_(start)
+    return temperature
+
+
+def ready(state: Ascent, stage: Stage, rule: Rule, verdict: bool | None, report: Report, perplexity: float) -> bool:
+    """Whether to fit now: not while the verdict is near, nor while the potential is better than a fit would be."""
+    if verdict is None and rule.ahead(report) < 1:
+        return False
+    samples = stage.samples + (state.candidates.samples if state.candidates else 0)
+    return report.chi2 - 2 * report.chi2_error > stage.ot.targets.shape[0] / (perplexity * samples)
+
+
+def improve(ot: "SemiDiscreteOT", state: Ascent, stage: Stage, perplexity: float) -> None:
+    """Fit the potential to the stage's samples and to those before."""
+    fresh = stage.candidates()
+    if ot.epsilon:
+        state.temperature = ot.epsilon
+    elif state.candidates is None or not state.temperature:
+        state.temperature = fresh.temperature(ot.potential.double(), perplexity, state.scale)
+    else:
+        state.temperature = colder(ot, state.candidates, fresh, stage.box(fresh))
+    state.candidates = fit(ot, stage, state.candidates, state.temperature)
+    state.fitted, state.chi2 = state.candidates.samples, math.inf

@@ -1,0 +1,168 @@
+"""Stages of a solve: fresh samples, and what they say of the potential at which they were drawn."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastsdot import kernels
+from fastsdot.candidates import Candidates, listed
+from fastsdot.report import Report, Survey
+from fastsdot.sources import SourceLike, as_source, draw
+from fastsdot.stopping import Rule
+
+if TYPE_CHECKING:
+    from fastsdot.semidiscrete import SemiDiscreteOT
+
+WIDTH = 4  # lists hold this many times the perplexity of targets, and more where that was seen to be too few
+WIDEST = 2**21  # entries of a stage's lists, up to which they may be widened
+ENTRIES = 2**26  # of lists that are kept, 8 bytes each
+COORDINATES = 2**28  # of a stage's samples, up to which they are kept to be listed again
+SHOWING = 8192  # samples behind the rise that a target is allowed, at most
+WINS = 4  # times its share that a target may win alone by what a fit adds to its potential
+GROWTH = (0.5, 1.0)  # a stage adds between these parts of the samples that are there
+
+
+@dataclass
+class Ascent:
+    """Where the ascent stands, so that the next call continues it."""
+
+    potential: Tensor  # [N] float64
+    mean_cost: Tensor  # [N] E_x c(x, y_j) up to a constant, under the source of the last call
+    noise: float  # variance of an entry of mean_cost
+    scale: float  # σ
+    chi2: float = math.inf  # at most, when it was last judged
+    fitted: int = 0  # samples behind the potential
+    temperature: float = 0.0  # at which it was fitted; 0 before that
+    widened: int = 1  # times `WIDTH` that lists have
+    candidates: Candidates | None = field(default=None, repr=False)  # of the source as it was, where they are kept
+
+    def to(self, device: torch.device) -> "Ascent":
+        moved = {name: getattr(self, name).to(device) for name in ("potential", "mean_cost")}
+        return replace(self, **moved, candidates=None)
+
+    def saved(self) -> dict[str, Tensor | float]:
+        """What a checkpoint holds: all but the lists, which the next call draws again."""
+        return {name: value for name, value in vars(self).items() if name != "candidates"}
+
+
+class Sampler:
+    """Checked batches from a source, and how many samples were drawn."""
+
+    def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
+        self.source = as_source(source, device=ot.device, generator=generator)
+        self.shape, self.device, self.ranks, self.samples = ot.shape, ot.device, ot.ranks, 0
+
+    def __call__(self, n: int) -> Tensor:
+        def make() -> Tensor:
+            return draw(self.source, n, self.shape, self.device)
+
+        x = make() if self.ranks is None else self.ranks.first(make, (n, self.shape.numel()), self.device)
+        self.samples += n
+        return x
+
+
+class Stage:
+    """Fresh samples: lists of candidates, and what they say of the potential at which they were drawn."""
+
+    def __init__(self, ot: "SemiDiscreteOT", perplexity: float):
+        self.ot, self.perplexity = ot, perplexity
+        self.width, self.bias, self.potential = self._width(), ot._bias(ot.potential), ot.potential.double()
+        self.lists: list[tuple[Tensor, Tensor]] = []
+        self.x: list[Tensor] = []  # as kernels see them, the first `COORDINATES`
+        self.samples = 0
+        self.rows = 0  # of a batch, where all must be of one size
+        self.found = Survey(ot.weights, ot.potential, soft=ot.epsilon > 0)
+
+    def _width(self) -> int:
+        positive = int((self.ot.weights > 0).sum())
+        k = self.ot.ascent.widened * 2 ** math.ceil(math.log2(max(2.0, WIDTH * self.perplexity)))
+        return k if 2 * k <= positive else self.ot.targets.shape[0]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the lists hold all targets."""
+        return self.width == self.ot.targets.shape[0]
+
+    def add(self, x: Tensor) -> float:
+        """Returns the batch's estimate of the semi-dual."""
+        ot, embedded = self.ot, self.ot._embed(x)
+        value, index = listed(embedded, ot._kernel, self.bias, self.width)
+        self.lists.append((value, index))
+        self.samples += x.shape[0]
+        if self.samples * embedded.shape[1] <= COORDINATES or not self.x:
+            self.x.append(embedded)
+        if ot.epsilon:
+            phi, chosen = ot._marginal(x, ot.potential, ot.epsilon)
+        else:
+            low, place = value.min(1)
+            phi = low + ot.cost.row(x, ot._embedding)
+            chosen = index.gather(1, place[:, None]).squeeze(1).long()
+        self.found.add(phi, chosen)
+        return float(phi.double().mean() + (ot.weights * ot.potential).sum(dtype=torch.float64))
+
+    def list_again(self) -> bool:
+        """Make the lists anew at the potential as it is now, and wider; False where that cannot be done."""
+        if self.whole or len(self.x) < len(self.lists):
+            return False
+        ot = self.ot
+        if 2 * self.samples * self.width <= WIDEST:
+            ot.ascent.widened *= 2
+        self.width, self.bias, self.potential = self._width(), ot._bias(ot.potential), ot.potential.double()
+        self.lists = [listed(x, ot._kernel, self.bias, self.width) for x in self.x]
+        return True
+
+    def candidates(self, onto: Candidates | None = None) -> Candidates:
+        """The lists, with others that are kept."""
+        found = Candidates(self.ot.weights, onto.parts if onto else ())
+        found.add(self.lists, self.potential, ENTRIES)
+        return found
+
+    def box(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """How low and how high each potential may go: no lower than its lists reach, and no higher than to the point
+        where the target, alone, would win `WINS` times its share of the samples."""
+        if self.whole:
+            return self.potential - math.inf, self.potential + math.inf
+        batches = max(1, SHOWING // self.x[0].shape[0])
+        x, low = (
+            torch.cat(self.x[:batches]),
+            torch.cat([value[:, 0] for value, _ in self.lists[: len(self.x)][:batches]]),
+        )
+        wins = math.ceil(WINS * len(low) / self.potential.numel())
+        rise = kernels.margins(x, self.ot._kernel, self.bias, low, wins).double()
+        return self.potential - candidates.reach(), self.potential + rise
+
+
+def collect(
+    stage: Stage,
+    sampler: Sampler,
+    rule: Rule,
+    samples: int,
+    batch: int,
+    last: bool,
+    show: Callable[[float], None] | None,
+) -> bool | None:
+    """Draw so many samples, or fewer if the rule is met, or if it is not and nothing will follow; its verdict."""
+    n, verdict = stage.ot.targets.shape[0], None
+    if stage.ot.epsilon:  # soft masses come in batches of one size
+        batch = stage.rows = stage.rows or max(1, min(batch, samples // 8))
+    while samples >= (batch if stage.ot.epsilon else 1):
+        w = stage.add(sampler(min(batch, samples)))
+        samples -= batch
+        if show:
+            show(w)
+        if stage.samples >= rule.samples(n) or samples <= 0:
+            verdict = rule.verdict(stage.found)
+            if verdict or (last and verdict is False):
+                break
+    return verdict
+
+
+def following(state: Ascent, stage: Stage, rule: Rule, report: Report) -> int:
+    """Samples of the next stage: as errors that fall as 1/samples would take to satisfy the rule, within `GROWTH`."""
+    before = max(1, state.fitted - stage.samples)
+    growth = rule.ahead(report) * before / state.fitted - 1
+    return math.ceil(state.fitted * min(GROWTH[1], max(GROWTH[0], growth)))
