@@ -85,7 +85,7 @@ def fashion() -> Problem:
         )
         return F.avg_pool2d(images[:, None], 2)[:, 0], torch.as_tensor(labels.astype(np.int64))
 
-    return Problem(*part("train", 2_000), *part("t10k", 1_000), 384, 20.0)
+    return Problem(*part("train", 2_000), *part("t10k", 1_000), 384, 80.0)
 
 
 class Block(nn.Module):
