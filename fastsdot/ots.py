@@ -208,7 +208,7 @@ def solve(
         wanted = following(state, stage, rule, report)
         stage = Stage(ot, perplexity)
     converged = verdict is True
-    if report.chi2 - 2 * report.chi2_error > best[0]:  # the last fit made it worse
+    if report.chi2 - 2 * report.chi2_error > best[0] and report.dual < best[1].dual:  # the last fit made it worse
         state.chi2, report, potential = best
         settle(ot, potential)
     reason = Reason.CONVERGED if converged else Reason.CALLBACK if stop else Reason.MAX_SAMPLES

@@ -75,6 +75,7 @@ class Stage:
         self.x: list[Tensor] = []  # as kernels see them, the first `COORDINATES`
         self.samples = 0
         self.rows = 0  # of a batch, where all must be of one size
+        self.asked = 0  # samples at the last verdict
         self.found = Survey(ot.weights, ot.potential, soft=ot.epsilon > 0)
 
     def _width(self) -> int:
@@ -149,13 +150,15 @@ def collect(
     n, verdict = stage.ot.targets.shape[0], None
     if stage.ot.epsilon:  # soft masses come in batches of one size
         batch = stage.rows = stage.rows or max(1, min(batch, samples // 8))
-    while samples >= (batch if stage.ot.epsilon else 1):
+    least = batch if stage.ot.epsilon else 1
+    while samples >= least:
         w = stage.add(sampler(min(batch, samples)))
         samples -= batch
         if show:
             show(w)
-        if stage.samples >= rule.samples(n) or samples <= 0:
-            verdict = rule.verdict(stage.found)
+        # Asking at doubling sizes only: a rule that is asked again and again holds by chance at last.
+        if stage.samples >= (2 * stage.asked or rule.samples(n)) or (last and samples < least):
+            stage.asked, verdict = stage.samples, rule.verdict(stage.found)
             if verdict or (last and verdict is False):
                 break
     return verdict

@@ -10,12 +10,14 @@ import torch
 from fastsdot.errors import InvalidArgument, require_number
 from fastsdot.report import Report, Survey
 
+SURE = 3.0  # standard errors by which χ² has to be below the tolerance
+
 
 class Rule(Protocol):
     """When to stop, told by fresh samples."""
 
     def samples(self, n: int) -> int:
-        """How many samples a first verdict on n targets takes."""
+        """How many samples a first verdict on n targets takes; the next ones come after twice as many each."""
 
     def verdict(self, survey: Survey) -> bool | None:
         """True or False, or None where more samples are needed to tell."""
@@ -26,7 +28,11 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Chi2:
-    """χ² ≤ tol, by two standard errors of at most tol/4: true below, false above by one, undecided between."""
+    """χ² ≤ tol, by three standard errors of at most tol/4: true below, false above by one, undecided between.
+
+    True also takes 3 / √(tol b) samples for the smallest weight b above 0: that target may hold √(tol b) of the mass
+    before χ² is above tol, and a standard error says nothing of what no sample has shown.
+    """
 
     tol: float
 
@@ -39,7 +45,9 @@ class Chi2:
 
     def verdict(self, survey: Survey) -> bool | None:
         chi2 = survey.marginal.chi2()
-        if chi2.value + 2 * chi2.error <= self.tol and chi2.error <= self.tol / 4:
+        least = float(survey.weights[survey.weights > 0].min())
+        shown = survey.marginal.samples * math.sqrt(self.tol * least) >= SURE
+        if shown and chi2.value + SURE * chi2.error <= self.tol and chi2.error <= self.tol / 4:
             return True
         return False if chi2.value - chi2.error > self.tol else None
 

@@ -41,7 +41,7 @@ def test_a_normal_onto_weighted_points_on_a_line(cost, p, power):
     y, weights = torch.linspace(-2, 3, 15), torch.linspace(1, 4, 15)
     ot = SemiDiscreteOT(y[:, None], cost=cost, p=p, weights=weights)
     truth = normal_to_points(y.double().numpy(), ot.weights.double().numpy(), power)
-    solution = ot.solve(NORMAL, tol=0.01, max_samples=None if ot.cost.unique else 10_000)
+    solution = ot.solve(NORMAL, tol=0.01, max_samples=None if ot.cost.unique else 20_000)
     report = ot.evaluate(NORMAL, 100_000)
     assert 0.99 * truth - 4 * report.dual_error < report.dual < truth + 4 * report.dual_error
     if ot.cost.unique:  # in one dimension l1 ties whole half-lines, and no potential reaches the weights
@@ -281,6 +281,14 @@ def test_a_potential_set_by_hand_is_the_start():
 def test_unusable_arguments_are_named(options, message):
     with pytest.raises(InvalidArgument, match=message):
         SemiDiscreteOT(grid(2)).solve(**({"source": 2} | options))
+
+
+def test_a_chi2_verdict_waits_until_a_small_weight_would_have_shown():
+    weights = torch.tensor([1 - 1e-6, 1e-6])
+    for samples, verdict in ((10_000, None), (20_000, True)):  # 3 / √(0.05 · 1e-6) = 13 416
+        found = Survey(weights, torch.zeros(2), soft=False)
+        found.add(torch.zeros(samples), torch.zeros(samples, dtype=torch.int64))
+        assert Chi2(0.05).verdict(found) is verdict
 
 
 def test_a_chi2_verdict_waits_for_evidence():
