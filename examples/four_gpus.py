@@ -7,6 +7,7 @@ You learn what each rank does: all make the same calls, rank 0 draws for OTS, an
 Without GPUs the ranks are processes on the CPU.
 """
 
+import gc
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -53,6 +54,8 @@ def main(
     if rank == 0:
         with torch.no_grad():
             save(out, tile(enlarge(to_bytes(generator.module(latent(64))), 32), columns=16))
+    del ot, generator  # both hold the group, which should end before the interpreter does
+    gc.collect()
     dist.barrier()  # a rank that leaves first would break the connections of the others
     dist.destroy_process_group()
 

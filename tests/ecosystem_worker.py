@@ -1,5 +1,6 @@
 """What every rank runs in test_ecosystem: `torchrun ecosystem_worker.py FOLDER CASE …`; cases raise where they fail."""
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -134,3 +135,6 @@ if __name__ == "__main__":
         globals()[case](Path(sys.argv[1]))
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads now and then abort an interpreter that ends by itself

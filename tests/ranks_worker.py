@@ -174,3 +174,6 @@ if __name__ == "__main__":
         globals()[case](Path(sys.argv[1]))
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads now and then abort an interpreter that ends by itself
