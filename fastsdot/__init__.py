@@ -21,3 +21,4 @@ from .report import Report as Report
 from .semidiscrete import SemiDiscreteOT as SemiDiscreteOT
 from .stopping import Chi2 as Chi2, Histogram as Histogram, Rule as Rule
 from .theory import Precision as Precision
+from .width import Width as Width

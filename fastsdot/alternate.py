@@ -23,9 +23,10 @@ from fastsdot.errors import InvalidArgument, RunError, require_number
 from fastsdot.fit import LEARNING_RATE, Fitted, Loss, fit, frozen
 from fastsdot.ots import Solution
 from fastsdot.progress import Progress
+from fastsdot.ranks import apart
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
-from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw
+from fastsdot.sources import EveryRank, Pushforward, Source, SourceLike, as_source, draw, dtype_of
 from fastsdot.stages import Ascent
 from fastsdot.stopping import Chi2, Rule, as_rule
 
@@ -103,9 +104,9 @@ class Run:
     def solve(self) -> tuple[Solution, bool]:
         """OTS; with a precision, again at half the tolerance until (5) and (6) hold. The flag says that they do."""
         tries = self.precision.tries if self.precision else 1
-        rule = self.rule
+        rule, source = self.rule, EveryRank(self.source) if self.ot.ranks else self.source
         for _ in range(tries):
-            solution = self.ot.solve(self.source, tol=rule, progress=self._progress(), **self.solve_options)
+            solution = self.ot.solve(source, tol=rule, progress=self._progress(), **self.solve_options)
             if self.precision is None or self.precision.transport_holds(self.ot, solution.report):
                 return solution, True
             rule = Chi2(rule.tol / 2) if isinstance(rule, Chi2) else rule
@@ -127,15 +128,17 @@ class Run:
 
     @torch.no_grad()
     def _followed(self, reference: Pushforward, samples: int = 8192, batch: int = 1024) -> tuple[float, float]:
-        """C(T∘g, g) and C(T∘g, g') on fresh latents."""
-        before = after = 0.0
+        """C(T∘g, g) and C(T∘g, g') on fresh latents, of all ranks."""
+        found = torch.zeros(2, dtype=torch.float64, device=self.ot.device)
         for _ in range(samples // batch):
             z = reference.latent(batch)
-            x = reference.at(z)
-            y = self.ot.transport(x)
-            before += float(self.ot.cost.fit_loss(x.flatten(1), y.flatten(1)))
-            after += float(self.ot.cost.fit_loss(self.generator(z).flatten(1), y.flatten(1)))
-        return before, after
+            x = reference.at(z).float()
+            y = apart(self.ot.ranks, x, self.ot.transport)
+            found += torch.stack(
+                [self.ot.cost.fit_loss(u.float().flatten(1), y.flatten(1)) for u in (x, self.generator(z))]
+            )
+        before, after = (found if self.ot.ranks is None else self.ot.ranks.sum(found)) / (samples // batch)
+        return float(before), float(after)
 
     def round(self) -> Stop | None:
         """One round; returns the reason to stop that the theory gives, if any."""
@@ -178,7 +181,10 @@ class Run:
             "report": vars(self.report),
             "random": random_state(self.ot.device),
         }
-        checkpoint.write(path, state)
+        if self.ot.ranks:
+            state["random"] = self.ot.ranks.gather_objects(state["random"])
+        if self.writes:
+            checkpoint.write(path, state)
 
     def restore(self, state: dict[str, Any]) -> None:
         self.history, self.seconds = state["history"], state["seconds"]
@@ -187,7 +193,17 @@ class Run:
         self.ot.potential.copy_(state["potential"])
         self.ot.ascent = Ascent(**state["ascent"]).to(self.ot.device)
         self.report = Report(**state["report"])
-        set_random_state(state["random"], self.ot.device)
+        random = state["random"]
+        set_random_state(random[self.ot.ranks.rank] if self.ot.ranks else random, self.ot.device)
+
+    def agree(self, stop: bool) -> bool:
+        """The answer of rank 0, whose clock and callback decide."""
+        return stop if self.ot.ranks is None else self.ot.ranks.agree(stop)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the files."""
+        return self.ot.ranks is None or self.ot.ranks.rank == 0
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -230,6 +246,9 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     backend: str | None = None,
+    memory: int | None = None,
+    group: "torch.distributed.ProcessGroup | None" = None,
+    shards: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     callback: Callable[[State], bool | None] | None = None,
 ) -> Trained:
@@ -238,8 +257,9 @@ def train(
     Parameters
     ----------
     generator, latent
-        g and its source z; an int latent is the width of N(0, I). The generator is trained in place.
-    targets, cost, p, weights, backend
+        g and its source z; an int latent is the width of N(0, I), in the generator's dtype. The generator is trained
+        in place.
+    targets, cost, p, weights, backend, memory, shards
         As for `SemiDiscreteOT`.
     rounds, seconds, precision
         When to stop: after so many rounds, before a round that would start after so many seconds, or by
@@ -252,11 +272,16 @@ def train(
         A folder for `checkpoint.safetensors` and `report.json`, written after every round. With resume, training
         goes on from there, and on the CPU ends with the bits of a run that was never stopped, provided that `latent`
         draws from torch's or NumPy's global generators.
+    group
+        Ranks that share the work, for a generator in DistributedDataParallel, or in FSDP with replay= and no out=.
+        All call alike, seeded differently: each draws its share of OTS and its own batches of FIT. Rank 0 writes to
+        `out`, a folder that all of them see, and its clock and callback decide when to stop.
     callback
         Sees a `State` after every round, and stops training by returning True.
 
-    Raises `RunError` when `out` holds another run, and what `solve` and `fit` raise; the checkpoint of the last whole
-    round stays. Source: Chen et al. 2019, algorithm 3.
+    Raises `RunError` when `out` holds another run, `InvalidArgument` for a generator that the group's ranks would train
+    apart, and what `solve` and `fit` raise; the checkpoint of the last whole round stays.
+    Source: Chen et al. 2019, algorithm 3.
     """
     require_number("rounds", rounds, above=-1, whole=True)
     require_number("steps", steps, above=0, whole=True)
@@ -264,8 +289,11 @@ def train(
     if resume and out is None:
         raise InvalidArgument("resume", "a folder to resume from", "out=None", "give out= as well")
     device = next((q.device for q in generator.parameters()), torch.device("cpu"))
-    ot = SemiDiscreteOT(targets, cost=cost, p=p, weights=weights, backend=backend, device=device)
-    source = as_source(latent, "latent", device)
+    if group is not None:
+        require_together(generator, replay, out)
+    placed = {"device": device, "memory": memory, "group": group, "shards": shards}
+    ot = SemiDiscreteOT(targets, cost=cost, p=p, weights=weights, backend=backend, **placed)
+    source = as_source(latent, "latent", device, dtype=dtype_of(generator))
     if precision is not None:
         theory.exponent(ot.cost)
     run = Run(
@@ -287,6 +315,8 @@ def train(
         "generator": {name: list(value.shape) for name, value in generator.state_dict().items()},
         "optimizer": type(run.optimizer).__name__,
     }
+    if ot.ranks:
+        about["ranks"] = ot.ranks.size
     folder = open_folder(out, resume, about, run) if out is not None else None
     if not run.history:
         draw(run.source, 2, ot.shape, ot.device)
@@ -294,7 +324,7 @@ def train(
     while stop is None:
         if len(run.history) > rounds:
             stop = Stop.ROUNDS
-        elif seconds is not None and run.history and run.seconds >= seconds:
+        elif seconds is not None and run.history and run.agree(run.seconds >= seconds):
             stop = Stop.SECONDS
         else:
             stop = run.round()
@@ -302,15 +332,32 @@ def train(
                 run.save(folder / CHECKPOINT, about)
                 write_report(folder, run, stop)
             state = State(len(run.history) - 1, run.history[-1], run.history, generator, ot, source, run.report)
-            if callback and callback(state):
+            if callback and run.agree(bool(callback(state))):
                 stop = stop or Stop.CALLBACK
     if folder is not None:
         write_report(folder, run, stop)
     return Trained(generator, ot, run.history, stop, run.report, run.seconds)
 
 
+def require_together(generator: nn.Module, replay: int | None, out: str | Path | None) -> None:
+    """Raise `InvalidArgument` for a generator that ranks would train apart, or that cannot be copied or saved whole."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # not loaded by torch itself
+
+    in_shards = any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in generator.modules())
+    if not in_shards and not isinstance(generator, nn.parallel.DistributedDataParallel):
+        remedy = "wrap it in torch.nn.parallel.DistributedDataParallel"
+        raise InvalidArgument("generator", "one that the ranks train together", type(generator).__name__, remedy)
+    if in_shards and replay is None:
+        raise InvalidArgument("replay", "a number for a generator in shards, which FIT cannot copy", "None", "give 10")
+    if in_shards and out is not None:
+        remedy = "save it by callback=, with torch.distributed.checkpoint"
+        raise InvalidArgument("out", "None for a generator in shards", repr(str(out)), remedy)
+
+
 def write_report(folder: Path, run: Run, stop: Stop | None) -> None:
     """report.json: why it stopped (null while it runs), the last round's report and the record of every round."""
+    if not run.writes:
+        return
     value = {
         "stop": stop,
         "seconds": run.seconds,
@@ -329,14 +376,17 @@ def open_folder(out: str | Path, resume: bool, about: dict[str, Any], run: Run) 
     except OSError as error:
         raise RunError("out", "a folder that can be written", f"{folder} ({error})", "choose another") from error
     path = folder / CHECKPOINT
+    if run.ot.ranks:
+        run.ot.ranks.require_equal({"out": "a run" if path.exists() else "no run"})
     if not path.exists():
         return folder
     if not resume:
         raise RunError("out", "an empty folder", f"{folder}, which holds a run", "resume it, or choose another folder")
     state = checkpoint.read(path, run.ot.device)
     if state["about"] != about:
-        other = {key: value for key, value in state["about"].items() if value != about.get(key)}
-        expected = {key: about.get(key) for key in other}
+        stored = state["about"]
+        expected = {key: about.get(key) for key in stored | about if stored.get(key) != about.get(key)}
+        other = {key: stored.get(key) for key in expected}
         raise RunError("out", f"a run with {expected}", f"one with {other}", "choose another folder")
     run.restore(state)
     return folder

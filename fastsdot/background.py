@@ -1,7 +1,7 @@
 """Background: a thread that solves while training uses what it has found so far.
 
-The thread ascends the semi-dual on a twin of `ot`, which shares its targets and has a potential of its own. Whenever a
-check finds a smaller marginal error χ², that potential waits for the coupling, which takes it between two batches: a
+The thread maximises the semi-dual on a twin of `ot`, which shares its targets and has a potential of its own. Whenever
+a check finds a smaller marginal error χ², that potential waits for the coupling, which takes it between two batches: a
 batch sees one potential, and no training step waits for the solver.
 """
 
@@ -34,7 +34,7 @@ class Background:
 
     Where the workers of a loader draw the pairs, call `refresh` between epochs: they start with that potential.
 
-    The block's end stops the thread within one step of the ascent; what raises in the thread is raised at the next
+    The block's end stops the thread at its next batch of samples; what raises in the thread is raised at the next
     batch, or at the end. Raises `InvalidArgument` for an ot that is shared by ranks, whose passes are collective.
     """
 
@@ -125,6 +125,6 @@ class Background:
 
 
 def twin(ot: SemiDiscreteOT) -> SemiDiscreteOT:
-    """The same targets, weights and kernels with a potential and an ascent of its own."""
+    """The same targets, weights and kernels with a potential and a state of the solve of its own."""
     shared = (ot.targets, ot.weights, ot.cost, ot._embedding, ot._kernel)
     return copy.deepcopy(ot, {id(part): part for part in shared})

@@ -71,6 +71,11 @@ class Bracket:
         return self.upper - self.lower
 
     @property
+    def noise(self) -> float:
+        """What the samples' noise adds to the width; the rest of it is primal − dual."""
+        return self.width - (self.primal - self.dual)
+
+    @property
     def relative_width(self) -> float:
         """The width over the absolute value of the middle."""
         middle = abs(self.upper + self.lower) / 2
@@ -104,9 +109,7 @@ def bracket(
     require_confidence(confidence)
     if batch_size is not None:
         require_number("batch_size", batch_size, above=0, whole=True)
-    if ot.epsilon:
-        remedy = "give the potential to a SemiDiscreteOT with epsilon=0, whose W it brackets as well"
-        raise InvalidArgument("epsilon", "0, the cost without entropy", repr(ot.epsilon), remedy)
+    require_hard(ot)
     sample = Lists(ot, Sampler(ot, source), samples, batch_size or 4096)
     phi, b = sample.phi, sample.room / samples
     dual = float(phi.mean() + b @ ot.potential.double().cpu().numpy())
@@ -116,6 +119,13 @@ def bracket(
     primal, t = dual + excess, student((1 + confidence) / 2, samples - 1)
     upper = max(error, own)
     return Bracket(dual - t * error, primal + t * upper, confidence, samples, dual, error, primal, upper)
+
+
+def require_hard(ot: "SemiDiscreteOT") -> None:
+    """Raise `InvalidArgument` for ε > 0."""
+    if ot.epsilon:
+        remedy = "give the potential to a SemiDiscreteOT with epsilon=0, whose W it brackets as well"
+        raise InvalidArgument("epsilon", "0, the cost without entropy", repr(ot.epsilon), remedy)
 
 
 class Lists:

@@ -65,14 +65,5 @@ class ConditionalCoupling(Coupling):
             y[torch.rand(n, device=generator.device, generator=generator) < self.dropout] = -1
         return {"y": y}
 
-    def sample_plan_with_labels(
-        self,
-        x0: Tensor,
-        x1: Tensor | None = None,
-        y0: Tensor | None = None,
-        y1: Tensor | None = None,
-        replace: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """(x0, x1, y0, y1) as torchcfm's `OTPlanSampler`, with x1 of the labels y1."""
-        pairs = self(x0, x1, y=y1)
-        return pairs.x0, pairs.x1, y0, pairs.labels
+    def _asked(self, y1: Tensor | None) -> Tensor | None:
+        return y1

@@ -136,14 +136,18 @@ class Coupling:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """(x0, x1, y0, labels of x1) as torchcfm's `OTPlanSampler`.
 
-        y1 belongs to the x1 that is ignored, and is ignored too. Raises `InvalidArgument` for a y1 where the coupling
-        has no labels to take its place.
+        y1 belongs to the x1 that is ignored, and is ignored too, but for a `ConditionalCoupling`, where x1 has the
+        labels y1. Raises `InvalidArgument` for a y1 where the coupling has no labels to take its place.
         """
+        pairs = self(x0, x1, y=self._asked(y1))
+        return pairs.x0, pairs.x1, y0, pairs.labels
+
+    def _asked(self, y1: Tensor | None) -> Tensor | None:
+        """The labels y that x1 is to have, from those of a batch: none, since x0 alone chooses its target."""
         if y1 is not None and self.labels is None:
             remedy = "give Coupling(ot, labels) those of all targets"
             raise InvalidArgument("y1", "None, or labels in the coupling", "labels of a batch", remedy)
-        pairs = self(x0, x1)
-        return pairs.x0, pairs.x1, y0, pairs.labels
+        return None
 
     def get_map(self, x0: Tensor, x1: Tensor | None = None) -> Tensor:
         """The plan between x0 and *all* targets, sparse [B, N]: 1/B at (i, j) where x0_i goes to y_j."""

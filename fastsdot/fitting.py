@@ -62,9 +62,9 @@ def size_of(perplexity: float, n: int) -> int:
     return max(256, math.ceil(PER_DIRECTION * n / perplexity))
 
 
-def cool(ot: "SemiDiscreteOT", sampler: Sampler, pilot: Tensor, scale: float, batch: int, budget: int) -> Candidates:
+def cool(ot: "SemiDiscreteOT", sampler: Sampler, pilot: Tensor, batch: int, budget: int) -> Candidates:
     """The levels before the last one, each on samples of its own, the first on the pilot's; the lists of the last."""
-    n, temperature, stage = ot.targets.shape[0], max(scale, ot.epsilon), Stage(ot, ot.targets.shape[0])
+    n, temperature, stage = ot.targets.shape[0], max(ot.ascent.scale, ot.epsilon), Stage(ot, ot.targets.shape[0])
     for x in pilot[: max(1, ENTRIES // (4 * n))].split(batch):
         stage.add(x)
     while True:

@@ -44,7 +44,7 @@ class TransportCallback(Callback):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1 and self.refresh.ot.ranks is None and not isinstance(self.refresh.source, EveryRank):
+        if trainer.world_size > 1 and not isinstance(self.refresh.source, EveryRank):
             self.refresh.source = EveryRank(as_source(self.refresh.source, device=self.refresh.ot.device))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

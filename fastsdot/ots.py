@@ -154,8 +154,9 @@ def solve(
     draws; batch_size is the number of samples that kernels are given at once, and changes no result but by rounding;
     generator draws an int source; callback sees a row whenever a potential has been judged, and stops the solve by
     returning True.
-    The potential is the best that was judged; it is set even when the source raises or the solve is interrupted. A call
-    continues the last one, and follows the source when that has moved.
+    The potential is the last, unless one that was judged before has a smaller χ² and a larger dual; it is set even when
+    the source raises or the solve is interrupted. A call continues the last one, and follows the source when that has
+    moved.
 
     Raises `SourceError` for a batch that is not usable, `NotConverged` if `throw`, `InvalidArgument` otherwise.
     Source: the problem is Chen et al. 2019, algorithm 1.
@@ -184,7 +185,7 @@ def solve(
         return stop if ot.ranks is None else ot.ranks.agree(stop)
 
     if cold:
-        state.candidates = cool(ot, sampler, pilot, state.scale, batch, budget // 2)
+        state.candidates = cool(ot, sampler, pilot, batch, budget // 2)
     perplexity = sharing(ot, pilot)
     wanted = size_of(perplexity, n) // (1 if cold else 4)
     stage, best = Stage(ot, perplexity), None

@@ -52,9 +52,9 @@ class Pushforward:
 class EveryRank:
     """One source of all ranks of a process group: each draws its share of n, and all get the same n samples.
 
-    For potentials that agree where every rank solves for itself, from a generator that is replicated or sharded over
-    the ranks. All ranks call it alike, so it is not for a `SemiDiscreteOT` that has a group: there, rank 0 draws.
-    The group is the default one unless given.
+    For a generator that all ranks must run together, as FSDP's, since of other sources rank 0 alone draws where the
+    `SemiDiscreteOT` has a group; and for potentials that agree where it has none and every rank solves for itself.
+    The group is that of the `SemiDiscreteOT` where it has one, and else the default one unless given.
 
     Raises `SourceError` when two ranks drew the same samples, and `RankError` when one does not answer.
     """

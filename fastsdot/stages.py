@@ -11,7 +11,7 @@ from torch import Tensor
 from fastsdot import kernels
 from fastsdot.candidates import Candidates, listed
 from fastsdot.report import Report, Survey
-from fastsdot.sources import SourceLike, as_source, draw
+from fastsdot.sources import EveryRank, SourceLike, as_source, draw
 from fastsdot.stopping import Rule
 
 if TYPE_CHECKING:
@@ -50,17 +50,22 @@ class Ascent:
 
 
 class Sampler:
-    """Checked batches from a source, and how many samples were drawn."""
+    """Checked batches from a source, and how many samples were drawn; of several ranks the first draws for all, or each
+    its share of an `EveryRank`."""
 
     def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
         self.source = as_source(source, device=ot.device, generator=generator)
         self.shape, self.device, self.ranks, self.samples = ot.shape, ot.device, ot.ranks, 0
+        self.shared = self.ranks is not None and isinstance(self.source, EveryRank)
+        if self.shared:
+            self.source = replace(self.source, group=self.ranks.group)
 
     def __call__(self, n: int) -> Tensor:
         def make() -> Tensor:
             return draw(self.source, n, self.shape, self.device)
 
-        x = make() if self.ranks is None else self.ranks.first(make, (n, self.shape.numel()), self.device)
+        alike = self.ranks is None or self.shared
+        x = make() if alike else self.ranks.first(make, (n, self.shape.numel()), self.device)
         self.samples += n
         return x
 
@@ -70,7 +75,7 @@ class Stage:
 
     def __init__(self, ot: "SemiDiscreteOT", perplexity: float):
         self.ot, self.perplexity = ot, perplexity
-        self.width, self.bias, self.potential = self._width(), ot._bias(ot.potential), ot.potential.double()
+        self._look()
         self.lists: list[tuple[Tensor, Tensor]] = []
         self.x: list[Tensor] = []  # as kernels see them, the first `COORDINATES`
         self.samples = 0
@@ -78,10 +83,13 @@ class Stage:
         self.asked = 0  # samples at the last verdict
         self.found = Survey(ot.weights, ot.potential, soft=ot.epsilon > 0)
 
-    def _width(self) -> int:
-        positive = int((self.ot.weights > 0).sum())
-        k = self.ot.ascent.widened * 2 ** math.ceil(math.log2(max(2.0, WIDTH * self.perplexity)))
-        return k if 2 * k <= positive else self.ot.targets.shape[0]
+    def _look(self) -> None:
+        """Take the potential as it is now, and lists as long as they are to be now."""
+        ot = self.ot
+        k = ot.ascent.widened * 2 ** math.ceil(math.log2(max(2.0, WIDTH * self.perplexity)))
+        self.width = k if 2 * k <= int((ot.weights > 0).sum()) else ot.targets.shape[0]
+        self.bias, self.potential = ot._bias(ot.potential), ot.potential.double()
+        self.limits: tuple[Tensor, Tensor] | None = None  # `box`, once it was asked for
 
     @property
     def whole(self) -> bool:
@@ -112,7 +120,7 @@ class Stage:
         ot = self.ot
         if 2 * self.samples * self.width <= WIDEST:
             ot.ascent.widened *= 2
-        self.width, self.bias, self.potential = self._width(), ot._bias(ot.potential), ot.potential.double()
+        self._look()
         self.lists = [listed(x, ot._kernel, self.bias, self.width) for x in self.x]
         return True
 
@@ -127,14 +135,13 @@ class Stage:
         where the target, alone, would win `WINS` times its share of the samples."""
         if self.whole:
             return self.potential - math.inf, self.potential + math.inf
-        batches = max(1, SHOWING // self.x[0].shape[0])
-        x, low = (
-            torch.cat(self.x[:batches]),
-            torch.cat([value[:, 0] for value, _ in self.lists[: len(self.x)][:batches]]),
-        )
-        wins = math.ceil(WINS * len(low) / self.potential.numel())
-        rise = kernels.margins(x, self.ot._kernel, self.bias, low, wins).double()
-        return self.potential - candidates.reach(), self.potential + rise
+        if self.limits is None:
+            shown = self.x[: max(1, SHOWING // self.x[0].shape[0])]
+            x, low = torch.cat(shown), torch.cat([value[:, 0] for value, _ in self.lists[: len(shown)]])
+            wins = math.ceil(WINS * len(low) / self.potential.numel())
+            rise = kernels.margins(x, self.ot._kernel, self.bias, low, wins).double()
+            self.limits = self.potential - candidates.reach(), self.potential + rise
+        return self.limits
 
 
 def collect(

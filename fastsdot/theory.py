@@ -93,4 +93,6 @@ def marginal_cost(ot: SemiDiscreteOT, mass: torch.Tensor, rows: int = 1024) -> f
     embedding = ot._embedding
     blocks = kernels.scores(ot._embed(y), ot._kernel, embedding.column)
     pairs = sum(score @ d[start:stop] for start, stop, score in blocks)
+    if isinstance(ot._kernel, kernels.Shards):  # whose scores are of this rank's targets
+        pairs = ot._kernel.once(pairs)
     return total * float((pairs + ot.cost.row(y, embedding)).mean())

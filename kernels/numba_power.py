@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 TINY = 2.0**-126
+LEAST = -125.0  # exponent of the smallest power
 HALF_ROOT = 0x3F3504F3  # the bits of √½
 HALVES = 16  # largest 2p that is a product
 
@@ -55,6 +56,11 @@ def sqrt(builder, t):
     return _call(builder, "sqrt", t)
 
 
+def larger(builder, a, b):
+    """One instruction, which maxnum is not: b where either is NaN."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
 def _clamp(builder, t, low: float, high: float):
     return _call(builder, "minnum", _call(builder, "maxnum", t, _constant(t.type, low)), _constant(t.type, high))
 
@@ -64,6 +70,28 @@ def _polynomial(builder, coefficients: list[float], t):
     for coefficient in reversed(coefficients[:-1]):
         total = fma(builder, total, t, _constant(t.type, coefficient))
     return total
+
+
+def _scaled(builder, n, w):
+    """2^n · 2^w for whole n and |w| ≤ ½."""
+    integers = ir.VectorType(ir.IntType(32), n.type.count)
+    scale = builder.shl(builder.fptosi(n, integers), _constant(integers, 23))
+    mantissa = builder.bitcast(_polynomial(builder, EXP2, w), integers)
+    return builder.bitcast(builder.add(mantissa, scale), n.type)
+
+
+def exp2(builder, a, high, low):
+    """2^(a (high + low)) for a ≤ 0, where low is what `high` lacks in float32, and a · high, no lower than `LEAST`.
+
+    Powers of less count as zero, that of −inf among them.
+    """
+    t = builder.fmul(a, high)
+    least = _constant(a.type, LEAST)
+    zero = builder.fcmp_ordered("<", t, least)
+    t = larger(builder, t, least)
+    n = _call(builder, "rint", t)
+    w = fma(builder, a, low, fma(builder, a, high, builder.fneg(n)))
+    return builder.select(zero, _constant(a.type, 0.0), _scaled(builder, n, w)), t
 
 
 def power(builder, a, high, low):
@@ -76,12 +104,10 @@ def power(builder, a, high, low):
     e = builder.sitofp(exponent, floats)
     log = builder.fmul(f, _polynomial(builder, LOG2, f))
     fraction = fma(builder, builder.fadd(high, low), log, builder.fmul(low, e))
-    n = _clamp(builder, _call(builder, "rint", fma(builder, high, e, fraction)), -125.0, 127.0)
+    n = _clamp(builder, _call(builder, "rint", fma(builder, high, e, fraction)), LEAST, 127.0)
     w = _clamp(builder, builder.fadd(fma(builder, high, e, builder.fneg(n)), fraction), -0.5, 0.5)
-    scale = builder.shl(builder.fptosi(n, integers), shift)
-    result = builder.bitcast(builder.add(builder.bitcast(_polynomial(builder, EXP2, w), integers), scale), floats)
     zero = builder.fcmp_ordered("<", a, _constant(floats, TINY))
-    return builder.select(zero, _constant(floats, 0.0), result)
+    return builder.select(zero, _constant(floats, 0.0), _scaled(builder, n, w))
 
 
 def add_power(builder, total, t, halves: int, high, low):

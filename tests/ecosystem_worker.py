@@ -1,11 +1,7 @@
 """What every rank runs in test_ecosystem: `torchrun ecosystem_worker.py FOLDER CASE …`; cases raise where they fail."""
 
-import os
-import sys
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
+import spawned
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -13,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from fastsdot import SemiDiscreteOT, SourceError, fit
+from fastsdot import InvalidArgument, Precision, RunError, SemiDiscreteOT, SourceError, Stop, fit, train
 from fastsdot.fit import draw_pairs, take
 from fastsdot.losses import Refresh, TransportLoss
 from fastsdot.sources import EveryRank, Gaussian, Pushforward
@@ -43,7 +39,13 @@ def agree(value):
     return all(torch.equal(value, other) for other in found)
 
 
-def train(generator, ot, source, steps=30):
+def alternate(generator, **options):
+    """`train` with the targets in two shards."""
+    few = {"cost": "sqeuclidean", "rounds": 3, "steps": 20, "batch_size": 64, "max_samples": 4000}
+    return train(generator, TARGETS, 4, **(few | {"group": dist.group.WORLD, "shards": 2} | options))
+
+
+def descend(generator, ot, source, steps=30):
     """The loop of a user: W(ψ) descended, the potential refreshed; the W of every refresh."""
     seen, loss = [], TransportLoss(ot)
     refresh = Refresh(ot, source, every=15, max_samples=6000, log=lambda row: seen.append(row["transport/w"]))
@@ -65,7 +67,7 @@ def ddp(folder):
         generator = DistributedDataParallel(network())
         ot = SemiDiscreteOT(TARGETS, group=group)
         source = Pushforward(generator, Gaussian(4))
-        train(generator, ot, source if group else EveryRank(source))
+        descend(generator, ot, source if group else EveryRank(source))
         assert agree(next(generator.parameters()))
         fitted = fit(generator, ot, 4, steps=40, batch_size=64)
         assert fitted.loss < 0.8 * fitted.losses[0]
@@ -92,13 +94,49 @@ def apart(folder):
 
 def fsdp(folder):
     """A generator in shards: solved for by samples of every rank, trained by the loss and by FIT on stored pairs."""
-    generator, ot = sharded(), SemiDiscreteOT(TARGETS)
-    source = EveryRank(Pushforward(generator, Gaussian(4)))
-    train(generator, ot, source)
-    before = ot.solve(source, max_samples=8000).report.dual
-    fit(generator, ot, 4, steps=60, batch_size=64, replay=5)
-    assert ot.solve(source, max_samples=8000).report.dual < 0.8 * before
-    assert agree(ot.potential)
+    for group in (None, dist.group.WORLD):
+        generator, ot = sharded(), SemiDiscreteOT(TARGETS, group=group)
+        source = EveryRank(Pushforward(generator, Gaussian(4)))
+        descend(generator, ot, source)
+        before = ot.solve(source, max_samples=6000).report.dual
+        fit(generator, ot, 4, steps=60, batch_size=64, replay=5)
+        assert ot.solve(source, max_samples=6000).report.dual < 0.8 * before
+        assert agree(ot.potential)
+
+
+def alternation(folder):
+    """`train` over ranks: W falls, all end with one generator and potential, and a resumed run is the whole one."""
+
+    def run(seed=0, dtype=torch.float32, **options):
+        generator = DistributedDataParallel(network().to(dtype))
+        torch.manual_seed(10 * seed + dist.get_rank())
+        return alternate(generator, **options)
+
+    whole = run()
+    run(out=folder / "run", callback=lambda state: dist.get_rank() == 0 and state.round == 1)
+    resumed = run(seed=9, out=folder / "run", resume=True)
+    for result in (whole, resumed):
+        w = [row["w"] for row in result.history]
+        assert len(w) == 4
+        assert w[-1] < 0.7 * w[0]
+        for value in (result.ot.potential, *result.generator.parameters()):
+            assert agree(value)
+    assert torch.equal(whole.ot.potential, resumed.ot.potential)
+    for a, b in zip(whole.generator.parameters(), resumed.generator.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(RunError, match=r"a run with {'ranks': None}, received one with {'ranks': 2}"):
+        run(out=folder / "run", resume=True, group=None, shards=None)
+    slow = run(precision=Precision(alpha=0.4, ot1=5.0, tries=1), steps=1, dtype=torch.bfloat16)
+    assert slow.stop is Stop.PROGRESS
+    in_shards = alternate(sharded(), replay=5, seconds=1e-9)
+    assert in_shards.stop is Stop.SECONDS
+    for generator, options, message in (
+        (network(), {}, "generator: expected one that the ranks train together, received Sequential; wrap it"),
+        (sharded(), {}, "replay: expected a number for a generator in shards"),
+        (sharded(), {"replay": 5, "out": folder}, "out: expected None for a generator in shards"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            alternate(generator, **options)
 
 
 def seeds(folder):
@@ -129,12 +167,4 @@ def lightning(folder):
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    torch.manual_seed(dist.get_rank())
-    for case in sys.argv[2:]:
-        globals()[case](Path(sys.argv[1]))
-    dist.barrier()
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # gloo's threads now and then abort an interpreter that ends by itself
+    spawned.main(globals(), 60)

@@ -1,13 +1,12 @@
 """What every rank runs in test_ranks: `torchrun ranks_worker.py FOLDER CASE …`; a case raises where it fails."""
 
 import os
-import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
+import spawned
 import torch
 import torch.distributed as dist
 
@@ -168,12 +167,4 @@ def killed(folder):
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo", timeout=timedelta(seconds=100))
-    torch.manual_seed(dist.get_rank())
-    for case in sys.argv[2:]:
-        globals()[case](Path(sys.argv[1]))
-    dist.barrier()
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # gloo's threads now and then abort an interpreter that ends by itself
+    spawned.main(globals(), 100)

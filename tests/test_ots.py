@@ -1,5 +1,8 @@
 """OTS on problems with known answers, and every way in which a solve can end."""
 
+from itertools import pairwise
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -289,6 +292,27 @@ def test_a_chi2_verdict_waits_until_a_small_weight_would_have_shown():
         found = Survey(weights, torch.zeros(2), soft=False)
         found.add(torch.zeros(samples), torch.zeros(samples, dtype=torch.int64))
         assert Chi2(0.05).verdict(found) is verdict
+
+
+def test_a_rule_is_asked_at_doubling_sizes():
+    class Undecided:
+        asked: ClassVar[list[int]] = []
+
+        def samples(self, n):
+            return 100
+
+        def verdict(self, survey):
+            self.asked.append(survey.marginal.samples)
+
+        def ahead(self, report):
+            return 0.5  # near: no other potential is tried
+
+    rule = Undecided()
+    SemiDiscreteOT(digits()[:200]).solve(64, tol=rule, batch_size=16, max_samples=10_000)
+    *before, last, end = rule.asked  # the end of the samples asks once more
+    assert before[0] >= 100
+    assert all(later >= 2 * earlier for earlier, later in pairwise([*before, last]))
+    assert end > last > 3000
 
 
 def test_a_chi2_verdict_waits_for_evidence():

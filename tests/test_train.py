@@ -45,6 +45,18 @@ def test_the_transport_cost_falls_and_the_last_potential_belongs_to_the_last_gen
     assert result.report.chi2 == result.history[-1]["chi2"] <= 0.05
 
 
+def test_a_half_precision_generator_is_trained_from_latents_of_its_dtype(tmp_path):
+    torch.manual_seed(0)
+    generator = mlp(8, (64,), (64, 64)).bfloat16()
+    optimizer = torch.optim.SGD(generator.parameters(), lr=0.2)
+    result = train(generator, digits(), 8, optimizer=optimizer, cost="sqeuclidean", out=tmp_path, **SMALL)
+    w = [row["w"] for row in result.history]
+    assert w[-1] < 0.8 * w[0]
+    assert {q.dtype for q in generator.parameters()} == {torch.bfloat16}
+    saved = checkpoint.read(tmp_path / "checkpoint.safetensors")["generator"]
+    assert all(torch.equal(saved[name], value) for name, value in generator.state_dict().items())
+
+
 @pytest.mark.parametrize("options", [{}, {"replay": 5}, {"perturbation": 0.01}])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path, options):
     whole = run(**options)
