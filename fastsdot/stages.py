@@ -56,16 +56,14 @@ class Sampler:
     def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
         self.source = as_source(source, device=ot.device, generator=generator)
         self.shape, self.device, self.ranks, self.samples = ot.shape, ot.device, ot.ranks, 0
-        self.shared = self.ranks is not None and isinstance(self.source, EveryRank)
-        if self.shared:
-            self.source = replace(self.source, group=self.ranks.group)
+        if self.ranks is not None and isinstance(self.source, EveryRank):
+            self.source, self.ranks = replace(self.source, group=self.ranks.group), None
 
     def __call__(self, n: int) -> Tensor:
         def make() -> Tensor:
             return draw(self.source, n, self.shape, self.device)
 
-        alike = self.ranks is None or self.shared
-        x = make() if alike else self.ranks.first(make, (n, self.shape.numel()), self.device)
+        x = make() if self.ranks is None else self.ranks.first(make, (n, self.shape.numel()), self.device)
         self.samples += n
         return x
 

@@ -31,7 +31,7 @@ def launch(folder, *cases):
 
 
 def test_generators_over_two_ranks_and_potentials_that_agree(tmp_path):
-    launch(tmp_path, "apart", "seeds", "ddp", "fsdp")
+    launch(tmp_path, "apart", "seeds", "ddp", "fsdp", "alternation")
 
 
 def test_lightning_over_two_ranks(tmp_path):
