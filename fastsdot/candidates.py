@@ -20,7 +20,6 @@ from fastsdot import kernels
 SHOWN = 4096  # samples behind a perplexity
 BISECTIONS, COLDEST = 30, 1e-9  # of a temperature, and the lowest as a part of the highest
 NARROW = 0.1  # the quantile of the widths of lists that a target in none of them goes by
-LEAST = -1e30  # in place of −inf where 0 · inf would follow
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,13 @@ def listed(x: Tensor, targets: kernels.Targets, bias: Tensor, k: int) -> tuple[T
     return score, torch.arange(k, device=x.device, dtype=torch.int32).expand_as(score)
 
 
+def stacked(lists: list[Tensor]) -> Tensor:
+    """The lists of all batches; one list of all targets, in order, stays one."""
+    if all(index.stride(0) == 0 for index in lists):
+        return lists[0][:1].expand(sum(map(len, lists)), -1)
+    return torch.cat(lists)
+
+
 class Candidates:
     """The lists of all samples that a fit takes into account."""
 
@@ -64,29 +70,23 @@ class Candidates:
         """
         value = torch.cat([value for value, _ in batches])
         low = value.amin(1, keepdim=True)
-        self.parts.append(Listed(value - low, torch.cat([index for _, index in batches]), potential.double().clone()))
+        self.parts.append(Listed(value - low, stacked([index for _, index in batches]), potential.double().clone()))
         if value.shape[1] == self.weights.numel():
             self.parts = [part for part in self.parts if part.score.shape[1] == value.shape[1]]
         while len(self.parts) > 1 and sum(part.score.numel() for part in self.parts) > most:
             self.parts.pop(0)
 
-    def logits(self, part: Listed, potential: Tensor, temperature: float, rows: int | None = None) -> Tensor:
-        """(ψ_j − c_ij) / τ + log b_j up to a constant of the row, of the first rows: [M, k] float32."""
-        moved = ((potential - part.potential) / temperature).float() + self.log_weights
-        z = part.score[:rows] / -temperature
-        return z.add_(moved.index_select(0, part.index[:rows].reshape(-1)).view_as(z))
+    def soft(self, part: Listed, potential: Tensor, temperature: float, rows: int | None = None) -> kernels.Sums:
+        """Sums of the soft choices of a part, or of its first rows."""
+        shift = potential - part.potential + temperature * self.log_weights
+        return kernels.soft_lists(part.score[:rows], part.index[:rows], shift, temperature)
 
     def __call__(self, potential: Tensor, temperature: float) -> tuple[float, Tensor]:
         """D_M up to a constant, and its gradient b − m, [N] float64."""
-        total, mass = 0.0, torch.zeros_like(self.weights)
-        for part in self.parts:
-            z = self.logits(part, potential, temperature)
-            share = z.softmax(1)
-            lse = z.amax(1, keepdim=True) - share.amax(1, keepdim=True).log()
-            total -= temperature * float(lse.sum(dtype=torch.float64))
-            mass += torch.bincount(part.index.reshape(-1), share.reshape(-1), minlength=mass.numel())
-        m = self.samples
-        return total / m + float(self.weights @ potential), self.weights - mass / m
+        sums = [self.soft(part, potential, temperature) for part in self.parts]
+        m, value = self.samples, sum(found.value for found in sums)
+        mass = torch.stack([found.mass for found in sums]).sum(0)
+        return float(self.weights @ potential) - value / m, self.weights - mass / m
 
     def residual(self, potential: Tensor, temperature: float) -> float:
         """Σ_j (b_j − m_j)² / b_j of the soft masses."""
@@ -121,8 +121,8 @@ class Candidates:
 
     def perplexity(self, potential: Tensor, temperature: float) -> float:
         """exp of the mean entropy of the newest samples' soft choices: how many targets share one."""
-        log = self.logits(self.parts[-1], potential, temperature, SHOWN).log_softmax(1)
-        return math.exp(-float((log.exp() * log.clamp(min=LEAST)).sum(1).mean()))
+        part = self.parts[-1]
+        return math.exp(self.soft(part, potential, temperature, SHOWN).entropy / min(SHOWN, part.samples))
 
     def temperature(self, potential: Tensor, perplexity: float, high: float) -> float:
         """The temperature, at most `high`, at which the newest samples have that perplexity."""

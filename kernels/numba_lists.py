@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from . import numba_power
+from .cached import compiled
 from .numba_sums import dot
 from .numba_tile import SHAPE, VECTOR, _data, _load
 from .threads import share
@@ -117,7 +118,7 @@ def add_sums(sums, count, found):
     found[2] += moment
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def listed_rows(score, index, shift, high, low, begin, end, found, mass, shares):
     """Adds what rows begin ≤ i < end with a list each have to `found`, see `add_sums`, and to the masses."""
     k = score.shape[1]
@@ -140,7 +141,7 @@ def listed_rows(score, index, shift, high, low, begin, end, found, mass, shares)
                 shares[first + r, j] = block[j * ROWS + r]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def whole_rows(score, index, shift, high, low, begin, end, found, mass, shares):
     """`listed_rows` where every row has all of the targets, in order; index is not read."""
     k = score.shape[1]
@@ -156,17 +157,18 @@ def whole_rows(score, index, shift, high, low, begin, end, found, mass, shares):
         add_sums(sums, 1, found)
         for j in range(k):
             mass[j] += block[j]
-        if shares.shape[0]:
-            shares[i] = block[:k]
+        for j in range(k if shares.shape[0] else 0):
+            shares[i, j] = block[j]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def product_rows(shares, index, vector, begin, end, out):
     """Rows begin ≤ i < end: adds p_ij (v_j − Σ_l p_il v_l) to out; all targets in order where no list is given."""
     k = shares.shape[1]
     values = np.empty((1, k), np.float32)
     row = values[0]
-    row[:] = vector[:k]
+    for j in range(0 if index.shape[0] else k):
+        row[j] = vector[j]
     for i in range(begin, end):
         part = shares[i]
         if index.shape[0]:
@@ -219,7 +221,7 @@ def soft(
 def product(shares: Tensor, index: Tensor | None, vector: Tensor) -> Tensor:
     (rows, k), n = shares.shape, vector.numel()
     count, size = chunks(rows, k, n)
-    operands = shares.numpy(), targets_of(index, k), vector.float().numpy()
+    operands = shares.contiguous().numpy(), targets_of(index, k), vector.contiguous().numpy()
     out = np.zeros((count, n))
 
     def run(task: int) -> None:
