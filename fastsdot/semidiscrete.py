@@ -194,8 +194,7 @@ class SemiDiscreteOT(nn.Module):
         def points(start: int, stop: int) -> Tensor:
             return decode(self.targets[start:stop]).reshape(stop - start, -1)
 
-        with torch.autocast(self.device.type, enabled=False):
-            mean = kernels.average(self._embed(flat), self._kernel, bias, self.epsilon, points)
+        mean = kernels.average(self._embed(flat), self._kernel, bias, self.epsilon, points)
         return mean.reshape(x.shape).to(x.dtype)
 
     def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,13 @@
 
 The gradient of a value with respect to a score is the softmax over targets (its limit, the indicator of the chosen
 target, for argmin and topk): ∂v_i/∂bias_j = p_ij and ∂v_i/∂x_i = Σ_j p_ij ∂form(x_i, y_j)/∂x_i.
+
+All are computed in the dtype of x, under autocast too.
 """
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -20,6 +23,18 @@ if TYPE_CHECKING:
     from .shards import Shards
 
 Targets = Union[Prepared, Blocks, "Shards"]
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def uncast(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function of x and more, whose matrix products no autocast lowers."""
+
+    @functools.wraps(function)
+    def run(x: Tensor, *rest: P.args, **options: P.kwargs) -> R:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *rest, **options)
+
+    return run
 
 
 @torch.library.custom_op("fastsdot::argmin", mutates_args=())
@@ -51,6 +66,7 @@ def _sample(
     return BACKENDS[backend].load().sample(x, layout, bias, find(form), epsilon, seed)
 
 
+@uncast
 def soft_gradient(
     x: Tensor, y: Tensor, bias: Tensor, value: Tensor, row_weight: Tensor, form: str, epsilon: float
 ) -> tuple[Tensor, Tensor]:
@@ -65,6 +81,7 @@ def soft_gradient(
     return gradient, mass
 
 
+@uncast
 def chosen_gradient(x: Tensor, y: Tensor, index: Tensor, weight: Tensor, form: str) -> Tensor:
     """Σ_k w_ik ∂form(x_i, y_{index_ik})/∂x_i, for index and weight [B, k]."""
     pair = find(form)
@@ -150,6 +167,7 @@ _topk.register_autograd(_topk_backward, setup_context=_save_chosen)
 _softmin.register_autograd(_soft_backward, setup_context=_save_soft)
 
 
+@uncast
 def argmin(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor]:
     """min_j s_ij and the smallest j that reaches it: [B], [B] int64."""
     if not isinstance(targets, Prepared):
@@ -158,6 +176,7 @@ def argmin(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor]:
     return _argmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key)
 
 
+@uncast
 def softmin(x: Tensor, targets: Targets, bias: Tensor, epsilon: float) -> Tensor:
     """v_i = −ε log Σ_j exp(−s_ij / ε), [B]."""
     if not isinstance(targets, Prepared):
@@ -166,6 +185,7 @@ def softmin(x: Tensor, targets: Targets, bias: Tensor, epsilon: float) -> Tensor
     return _softmin(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, epsilon)
 
 
+@uncast
 def soft_marginal(
     x: Tensor, targets: Targets, bias: Tensor, epsilon: float, row_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -179,6 +199,7 @@ def soft_marginal(
     return _soft_marginal(x, targets.layouts[backend], bias, row_weight, backend, targets.form.key, epsilon)
 
 
+@uncast
 def topk(x: Tensor, targets: Targets, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k smallest s_ij of each row in ascending order, ties by index, and their indices: [B, k], [B, k] int64."""
     if not isinstance(targets, Prepared):
@@ -187,6 +208,7 @@ def topk(x: Tensor, targets: Targets, bias: Tensor, k: int) -> tuple[Tensor, Ten
     return _topk(x.contiguous(), targets.layouts[backend], bias, backend, targets.form.key, k)
 
 
+@uncast
 def sample(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, seed: int | Tensor) -> Tensor:
     """An index drawn with probability exp((v_i − s_ij) / ε) for each row, [B] int64.
 
@@ -201,6 +223,7 @@ def sample(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, seed: int 
 
 
 @torch.no_grad()
+@uncast
 def average(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, points: Callable[[int, int], Tensor]) -> Tensor:
     """Σ_j exp((v_i − s_ij) / ε) points_j, [B, D'], for points(start, stop) [stop − start, D']; not differentiable."""
     if not isinstance(targets, Prepared | Blocks):
@@ -213,16 +236,23 @@ def scores(x: Tensor, targets: Targets, bias: Tensor) -> Iterator[tuple[int, int
 
     Each may be overwritten by the next.
     """
-    if not isinstance(targets, Prepared):
-        yield from targets.scores(x, bias)
-        return
+    blocks = _scores(x, targets, bias) if isinstance(targets, Prepared) else targets.scores(x, bias)
+    while True:
+        with torch.autocast(x.device.type, enabled=False):  # left before the block is handed over
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
+
+
+def _scores(x: Tensor, targets: Prepared, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     name = "numba" if targets.plan.get("soft_marginal") == "numba" else "gemm"
     layout = targets.layouts.get(name, [targets.y])
     score, width = BACKENDS[name].load().block_score(x, layout, bias, targets.form)
-    for start, stop in streaming.blocks(targets.y.shape[0], width):
-        yield start, stop, score(start, stop)
+    yield from streaming.scored(score, targets.y.shape[0], width)
 
 
+@uncast
 def moments(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """m_j = mean_i s_ij [N], Σ_j (s_ij − m_j) [B] and Σ_ij (s_ij − m_j)², in float64."""
     if not isinstance(targets, Prepared | Blocks):
@@ -230,6 +260,7 @@ def moments(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor, 
     return centred_moments(scores(x, targets, bias), x, bias)
 
 
+@uncast
 def margins(x: Tensor, targets: Targets, bias: Tensor, value: Tensor, wins: int) -> Tensor:
     """The fall of bias_j at which target j would win so many of the rows, given v_i = min_j s_ij: [N].
 
@@ -249,6 +280,7 @@ def chosen(targets: Targets, index: Tensor) -> Tensor:
     return targets.y[index] if isinstance(targets, Prepared) else targets.chosen(index)
 
 
+@uncast
 def gradient(
     x: Tensor, targets: Targets, bias: Tensor, value: Tensor, grad: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:

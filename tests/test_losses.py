@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastsdot import InvalidArgument, SemiDiscreteOT, fit
+from fastsdot import InvalidArgument, SemiDiscreteOT, fit, kernels
 from fastsdot.losses import Refresh, TransportLoss
 from fastsdot.networks import mlp
 from fastsdot.sources import Gaussian, Pushforward
@@ -100,6 +100,35 @@ def test_autocast_changes_nothing(cost, epsilon):
     expected = outcome()
     with torch.autocast("cpu", torch.bfloat16):
         found = outcome()
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def product(x, y):
+    return -torch.einsum("...d,...d->...", x, y)
+
+
+@pytest.mark.parametrize("memory", [None, 40_000])
+@pytest.mark.parametrize("cost", ["sqeuclidean", "l1", product])
+def test_autocast_changes_no_kernel_and_no_solve(cost, memory):
+    x, y, psi = torch.randn(64, 30), torch.randn(200, 30).numpy(), 0.1 * torch.randn(200)
+
+    def outcome():
+        ot = SemiDiscreteOT(y, cost=cost, memory=memory, epsilon=0.5)
+        rest = x, ot._kernel, ot._bias(psi, 0.5)
+        value, mass = kernels.soft_marginal(*rest, 0.5)
+        found = [value, mass, *kernels.moments(*rest), kernels.margins(*rest, value, 3), ot.sample(x), ot.barycenter(x)]
+        found += [*kernels.ops.gradient(*rest, value, torch.rand(64), 0.5), *kernels.topk(*rest, 3)]
+        ot.solve(lambda n: torch.randn(n, 30), max_samples=500)
+        return [*found, ot.potential]
+
+    def seeded():
+        torch.manual_seed(1)
+        return outcome()
+
+    expected = seeded()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = seeded()
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
 
