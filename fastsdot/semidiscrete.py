@@ -190,12 +190,9 @@ class SemiDiscreteOT(nn.Module):
         Raises `InvalidArgument` when ε = 0. Source: the barycentric projection of Seguy et al., ICLR 2018, section 4.
         """
         flat, bias = self._soft(x)
-
-        def points(start: int, stop: int) -> Tensor:
-            return decode(self.targets[start:stop]).reshape(stop - start, -1)
-
-        mean = kernels.average(self._embed(flat), self._kernel, bias, self.epsilon, points)
-        return mean.reshape(x.shape).to(x.dtype)
+        mean = kernels.average(self._embed(flat), self._kernel, bias, self.epsilon, self.targets)
+        unit = decode(torch.ones((), dtype=self.targets.dtype, device=mean.device))  # what is linear suits means too
+        return (unit * mean).reshape(x.shape).to(x.dtype)
 
     def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k smallest c(x, y_j) − ψ_j in ascending order and their targets' indices: [B, k], [B, k] int64."""

@@ -96,6 +96,14 @@ for _function in (soft_gradient, chosen_gradient):
     _LIBRARY.impl(_function.__name__, _function, "CompositeExplicitAutograd")
 
 
+@torch.library.custom_op("fastsdot::average", mutates_args=())
+def _average(
+    x: Tensor, layout: list[Tensor], bias: Tensor, points: Tensor, backend: str, form: str, epsilon: float
+) -> Tensor:
+    score, width = BACKENDS[backend].load().block_score(x, layout, bias, find(form))
+    return streaming.average(streaming.scored(score, points.shape[0], width), epsilon, points)
+
+
 @_argmin.register_fake
 def _(x, layout, bias, backend, form):
     return x.new_empty(x.shape[0]), x.new_empty(x.shape[0], dtype=torch.int64)
@@ -119,6 +127,11 @@ def _(x, layout, bias, backend, form, k):
 @_sample.register_fake
 def _(x, layout, bias, seed, backend, form, epsilon):
     return x.new_empty(x.shape[0], dtype=torch.int64)
+
+
+@_average.register_fake
+def _(x, layout, bias, points, backend, form, epsilon):
+    return x.new_empty(x.shape[0], points.shape[1])
 
 
 @torch.library.register_fake("fastsdot::soft_gradient")
@@ -222,13 +235,20 @@ def sample(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, seed: int 
     return _sample(x, targets.layouts[backend], bias, seed, backend, targets.form.key, epsilon)
 
 
-@torch.no_grad()
 @uncast
-def average(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, points: Callable[[int, int], Tensor]) -> Tensor:
-    """Σ_j exp((v_i − s_ij) / ε) points_j, [B, D'], for points(start, stop) [stop − start, D']; not differentiable."""
-    if not isinstance(targets, Prepared | Blocks):
-        return targets.average(x.contiguous(), bias, epsilon, points)
-    return streaming.average(scores(x.contiguous(), targets, bias), epsilon, points)
+def average(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, points: streaming.Rows) -> Tensor:
+    """Σ_j exp((v_i − s_ij) / ε) points_j, [B, D']; not differentiable.
+
+    points is read by slices points[start:stop], [stop − start, ...] of any dtype, and is a tensor for `Prepared`.
+    """
+    x, bias = x.detach().contiguous(), bias.detach()
+    if isinstance(targets, Prepared):
+        backend = scorer(targets)
+        layout = targets.layouts.get(backend, [targets.y])
+        return _average(x, layout, bias, points.flatten(1), backend, targets.form.key, epsilon)
+    if isinstance(targets, Blocks):
+        return streaming.average(scores(x, targets, bias), epsilon, points)
+    return targets.average(x, bias, epsilon, points)
 
 
 def scores(x: Tensor, targets: Targets, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
@@ -246,10 +266,15 @@ def scores(x: Tensor, targets: Targets, bias: Tensor) -> Iterator[tuple[int, int
 
 
 def _scores(x: Tensor, targets: Prepared, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    name = "numba" if targets.plan.get("soft_marginal") == "numba" else "gemm"
+    name = scorer(targets)
     layout = targets.layouts.get(name, [targets.y])
     score, width = BACKENDS[name].load().block_score(x, layout, bias, targets.form)
     yield from streaming.scored(score, targets.y.shape[0], width)
+
+
+def scorer(targets: Prepared) -> str:
+    """The backend that hands out scores, which reads the targets as they are where it has no layout of its own."""
+    return "numba" if targets.plan.get("soft_marginal") == "numba" else "gemm"
 
 
 @uncast

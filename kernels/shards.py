@@ -6,7 +6,7 @@ shard; then every rank gathers the B / C results of all and joins them as it wou
 marginal adds up the masses in a second exchange.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Protocol
@@ -113,7 +113,7 @@ class Shards:
         found = self.ranks.gather(torch.stack([value, index.double()]))[: self.ranks.shards]
         return reduce(merge.argmin, found)[1].long()
 
-    def average(self, x: Tensor, bias: Tensor, epsilon: float, points: Callable[[int, int], Tensor]) -> Tensor:
+    def average(self, x: Tensor, bias: Tensor, epsilon: float, points: streaming.Rows) -> Tensor:
         own = ops.softmin(x, self.local, self.own(bias), epsilon)
         value = merge.softmin(self.ranks.gather(own)[: self.ranks.shards], epsilon)
         weight = merge.row_weight(torch.ones_like(own), value, own, epsilon)

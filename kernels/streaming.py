@@ -6,6 +6,7 @@ are few are they kept for a second pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,12 @@ Scores = Iterable[tuple[int, int, Tensor]]  # (start, stop, s_ij [B, stop − st
 Race = Callable[[Tensor, int, float, Tensor, Tensor, Tensor], None]  # see `philox.race`
 
 KEEP = 2**24  # scores kept between the two passes of a soft marginal: 64 MiB
+
+
+class Rows(Protocol):
+    """Stored rows that are read in blocks: a tensor, or what is read from elsewhere."""
+
+    def __getitem__(self, part: slice) -> Tensor: ...
 
 
 def blocks(n: int, width: int) -> Iterator[tuple[int, int]]:
@@ -89,14 +96,14 @@ def sample(scores: Scores, rows: int, epsilon: float, seed: Tensor, race: Race) 
     return value, index
 
 
-def average(scores: Scores, epsilon: float, points: Callable[[int, int], Tensor]) -> Tensor:
-    """Σ_j p_ij points_j, [B, D], with p_ij ∝ exp(−s_ij / ε); points(start, stop) is [stop − start, D].
+def average(scores: Scores, epsilon: float, points: Rows) -> Tensor:
+    """Σ_j p_ij points_j, [B, D], with p_ij ∝ exp(−s_ij / ε); points[start:stop] is [stop − start, ...].
 
     One pass: sums are kept relative to the smallest score so far and scaled down when a smaller one comes.
     """
     low = total = mean = None
     for start, stop, s in scores:
-        y = points(start, stop)
+        y = points[start:stop].flatten(1).to(s.dtype)
         if low is None:
             low, total = s.new_full((s.shape[0], 1), torch.finfo(s.dtype).max), s.new_zeros(s.shape[0], 1)
             mean = s.new_zeros(s.shape[0], y.shape[1])

@@ -135,12 +135,14 @@ def test_autocast_changes_no_kernel_and_no_solve(cost, memory):
 
 def test_a_training_step_compiles_into_one_graph_for_any_batch_size():
     generator = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 12), nn.Unflatten(1, (4, 3)))
-    hard, soft = TransportLoss(make(n=600)[0]), TransportLoss(make("l1", epsilon=0.5)[0])
+    hard, soft, mean = (
+        TransportLoss(make(*case)[0]) for case in (("sqeuclidean", 0.0, 600), ("l1", 0.5), ("dot", 0.5))
+    )
 
     def step(z):
         with torch.autocast("cpu", torch.bfloat16):
             x = generator(z)
-        return hard(x) + soft(x) + hard(x, generator(z + 1))
+        return hard(x) + soft(x) + hard(x, generator(z + 1)) + mean(x, generator(z + 1))
 
     torch.compiler.reset()
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
