@@ -18,7 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FUSED = {"cpu": ("numba", "numba_lists"), "cuda": ("triton", "triton_lists")}  # the package that each needs
+FUSED = {"cpu": ("numba", "numba_lists")}  # the package that each needs
+if torch.version.hip is None:  # for which no kernel here is compiled and checked
+    FUSED["cuda"] = "triton", "triton_lists"
 
 
 class Sums(NamedTuple):

@@ -26,7 +26,7 @@ from .numba_tile import SHAPE, VECTOR, _data, _load
 from .threads import share
 
 LANES = SHAPE.width
-ROWS = 4 * LANES  # of a block
+ROWS = 2 * LANES  # of a block
 CHUNK, CHUNKS = 2**16, 32  # entries worth a chunk, and the most of them
 PER_MASS = 4  # entries of a chunk for each of its masses, so that adding them up costs little
 HUGE = 3e38  # in place of inf where inf − inf or 0 · inf would follow

@@ -1,7 +1,8 @@
 """Compile the Triton kernels ahead of time, without a GPU, and read the machine code.
 
-`python tests/aot.py` prints the table of docs/gpu-kernels.md, `--screen` that of the float16 screen, `--json` either
-as data for the tests. It must run without TRITON_INTERPRET, which replaces the compiler when Triton is imported.
+`python tests/aot.py` prints the table of docs/gpu-kernels.md, `--screen` that of the float16 screen, `--lists` that of
+the sums over lists, `--json` each as data for the tests. It must run without TRITON_INTERPRET, which replaces the
+compiler when Triton is imported.
 
 A main loop of I instructions a warp over M scores' coordinates gives the floor of a problem of B·N·D coordinates
 
@@ -36,6 +37,7 @@ from fastsdot.kernels.triton_launch import (
     available,
     form_constants,
 )
+from fastsdot.kernels.triton_lists import NARROWEST, WIDEST, list_products, list_sums, shape
 from fastsdot.kernels.triton_rescore import rescore
 from fastsdot.kernels.triton_sample import LAUNCHES as RACES, tile_races
 from fastsdot.kernels.triton_screen import tile_bounds
@@ -45,11 +47,14 @@ from fastsdot.kernels.triton_topk import tile_scores
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 SCREEN = (tile_bounds, rescore, encode_samples, encode_targets, lower_bias)
 PLAIN = (tile_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
-KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN)}
+LISTS = (list_sums, list_products)
+KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, *LISTS)}
 TYPES = {
     **dict.fromkeys(("where_ptr", "group_where_ptr", "tile_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
     **{"index_ptr": "*i64", "seed_ptr": "*i64", "c": "fp32", "epsilon": "fp32", "code_ptr": "*fp16"},
     **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
+    **{(kernel.__name__, "index_ptr"): "*i32" for kernel in LISTS},
+    **{(kernel.__name__, "mass_ptr"): "*fp64" for kernel in LISTS},
 }
 ALIGNED = {
     "ldx",
@@ -150,6 +155,17 @@ def screen_cases(architectures: list[int]) -> list[Case]:
         found.append(Case("tile_minima", "inner", arch, plain, (("WIDTH", 1),), listed=True))
         extra = (("WIDTH", 1), ("GROUPS", 128))
         found.append(Case("nearest", "inner", arch, Launch(1, 1, 32, 4, 3), extra, listed=True))
+    return found
+
+
+def list_cases(architectures: list[int]) -> list[Case]:
+    """Soft choices among lists, by the narrowest and the widest tile, listed or all targets in order; no form."""
+    found = []
+    for arch in architectures:
+        for launch in (Launch(*shape(k), 1, 4, 3) for k in (NARROWEST, WIDEST)):
+            for listed in (0, 1):
+                found.append(Case("list_sums", "inner", arch, launch, (("LISTED", listed), ("KEEP", 1))))
+                found.append(Case("list_products", "inner", arch, launch, (("LISTED", listed),)))
     return found
 
 
@@ -267,7 +283,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Compile the Triton kernels without a GPU and read the machine code.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--screen", action="store_true")
+    parser.add_argument("--lists", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    codes = compile_all(screen_cases(options.arch) if options.screen else cases(options.arch))
+    chosen = screen_cases if options.screen else list_cases if options.lists else cases
+    codes = compile_all(chosen(options.arch))
     print(json.dumps([asdict(code) for code in codes]) if options.json else table(codes))

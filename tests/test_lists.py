@@ -5,34 +5,10 @@ import multiprocessing
 
 import pytest
 import torch
+from list_cases import SHAPES, N, assert_sums, definition, problem
 
 from fastsdot import kernels
 from fastsdot.kernels import lists, numba_lists
-
-N = 40
-
-
-def problem(rows, k, seed=0):
-    torch.manual_seed(seed)
-    score = torch.rand(rows, k).sort(1).values
-    index = torch.rand(rows, N).topk(k, 1).indices.int() if rows else torch.empty(0, k, dtype=torch.int32)
-    return score, index, 0.3 * torch.randn(N)
-
-
-def definition(score, index, shift, temperature):
-    """Value, entropy, masses and shares, in float64 throughout."""
-    z = (shift.double()[index.long()] - score.double()) / temperature
-    log = z.log_softmax(1)
-    p = log.exp()
-    mass = torch.zeros(N).double().index_add_(0, index.reshape(-1).long(), p.reshape(-1))
-    value = temperature * float(z.logsumexp(1).sum())
-    return value, -float((p * log.clamp(min=-1e300)).sum()), mass, p
-
-
-def assert_sums(found, truth, rows, cost=1.0, atol=2e-6):
-    assert found.value == pytest.approx(truth[0], abs=atol * cost * rows)
-    assert found.entropy == pytest.approx(truth[1], abs=10 * atol * rows)
-    torch.testing.assert_close(found.mass, truth[2], rtol=0, atol=10 * atol * max(1.0, rows**0.5))
 
 
 @pytest.fixture(params=["fused", "torch"])
@@ -40,9 +16,6 @@ def either(request, monkeypatch):
     """Both implementations on the CPU."""
     if request.param == "torch":
         monkeypatch.setattr(lists, "fused", lambda device: None)
-
-
-SHAPES = [(1, 1), (70, 1), (3, 16), (100, 16), (130, 7), (64, 33), (5, N)]
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.3, 1e4])

@@ -36,6 +36,11 @@ def screen():
     return compile_all("--screen", "--arch", *ARCHITECTURES)
 
 
+@pytest.fixture(scope="module")
+def lists():
+    return compile_all("--lists", "--arch", "80", "90")
+
+
 def spilled(codes):
     return [code["name"] for code in codes if code["stack"] > 0 or code["registers"] > 255]
 
@@ -95,3 +100,9 @@ def test_l1_adds_twice_a_coordinate_and_does_little_else(codes):
         assert additions == 2 * rows * columns * depth // 128, code["name"]  # a thread of 128
         assert code["per_coordinate"] < 2.5, code["name"]
         assert not {"SHFL", "LDL", "STL", "BAR"} & code["loop"].keys(), code["name"]
+
+
+def test_sums_over_lists_leave_registers_for_two_programs_and_spill_none(lists):
+    assert Counter(code["kernel"] for code in lists) == {"list_sums": 8, "list_products": 8}
+    assert spilled(lists) == []
+    assert [code["name"] for code in lists if {"LDL", "STL"} & code["loop"].keys() or code["registers"] > 128] == []
