@@ -24,7 +24,10 @@ NARROW = 0.1  # the quantile of the widths of lists that a target in none of the
 
 @dataclass(frozen=True)
 class Listed:
-    """Lists made at one potential: c_ij − ψ_j less its smallest, ascending, [M, k] float32, and the targets, int32."""
+    """Lists made at one potential: c_ij − ψ_j less its smallest, ascending, [M, k] float32, and the targets, int32.
+
+    Where the lists hold all targets, in order, the index is one row of them, expanded.
+    """
 
     score: Tensor
     index: Tensor
@@ -115,9 +118,8 @@ class Candidates:
     def dual(self, potential: Tensor) -> Tensor:
         """The semi-dual without smoothing of each of the newest samples, up to a constant of each: [M] float64."""
         part = self.parts[-1]
-        moved = (potential - part.potential).float()
-        score = part.score - moved.index_select(0, part.index.reshape(-1)).view_as(part.score)
-        return score.amin(1).double() + float(self.weights @ potential)
+        best = kernels.best_of_lists(part.score, part.index, potential - part.potential)
+        return float(self.weights @ potential) - best.double()
 
     def perplexity(self, potential: Tensor, temperature: float) -> float:
         """exp of the mean entropy of the newest samples' soft choices: how many targets share one."""

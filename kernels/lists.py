@@ -4,6 +4,7 @@ With u_ij = shift_j − score_ij for the targets j ∈ L_i of row i, and p_i = s
 
     soft_lists          Σ_i τ log Σ_j exp(u_ij / τ),   Σ_i H(p_i) = −Σ_ij p_ij log p_ij   and   m_j = Σ_i p_ij
     soft_lists_product  Σ_i p_ij (v_j − Σ_l p_il v_l), which is τ times the Hessian of the first with v
+    best_of_lists       max_j u_ij for each row
 
 Differences are taken in units of cost, where they are exact near the largest, so no temperature overflows. A target
 whose shift is −inf has no share; a row of such targets has the value −inf, and neither mass nor entropy.
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from . import torch_lists
 
 FUSED = {"cpu": ("numba", "numba_lists")}  # the package that each needs
 if torch.version.hip is None:  # for which no kernel here is compiled and checked
@@ -40,7 +43,7 @@ def fused(device: str) -> ModuleType | None:
 def implementation(values: Tensor) -> ModuleType:
     """The module that runs float32 or other values on their device."""
     chosen = fused(values.device.type) if values.dtype == torch.float32 else None
-    return chosen or import_module("fastsdot.kernels.torch_lists")
+    return chosen or torch_lists
 
 
 def shared(index: Tensor) -> Tensor | None:
@@ -74,3 +77,10 @@ def soft_lists_product(shares: Tensor, index: Tensor, vector: Tensor) -> Tensor:
     if whole is None:
         return run(shares, index, vector)
     return spread(run(shares, None, vector[whole]), whole, vector.numel())
+
+
+def best_of_lists(score: Tensor, index: Tensor, shift: Tensor) -> Tensor:
+    """max_j u_ij of each row, [M]."""
+    whole, shift = shared(index), shift.to(score.dtype)
+    taken = torch_lists.taken(shift, index) if whole is None else shift[whole]
+    return (taken - score).amax(1)

@@ -162,26 +162,30 @@ def whole_rows(score, index, shift, high, low, begin, end, found, mass, shares):
 
 
 @compiled
-def product_rows(shares, index, vector, begin, end, out):
-    """Rows begin ≤ i < end: adds p_ij (v_j − Σ_l p_il v_l) to out; all targets in order where no list is given."""
+def listed_products(shares, index, vector, begin, end, out):
+    """Rows begin ≤ i < end with a list each: adds p_ij (v_j − Σ_l p_il v_l) to out."""
     k = shares.shape[1]
-    values = np.empty((1, k), np.float32)
-    row = values[0]
-    for j in range(0 if index.shape[0] else k):
-        row[j] = vector[j]
+    values = np.empty(k, np.float32)
     for i in range(begin, end):
-        part = shares[i]
-        if index.shape[0]:
-            targets = index[i]
-            for j in range(k):
-                row[j] = vector[targets[j]]
-            mean = np.float32(dot(shares, i, values, 0))
-            for j in range(k):
-                out[targets[j]] += part[j] * (row[j] - mean)
-        else:
-            mean = np.float32(dot(shares, i, values, 0))
-            for j in range(k):
-                out[j] += part[j] * (row[j] - mean)
+        part, targets, mean = shares[i], index[i], 0.0
+        for j in range(k):
+            values[j] = vector[targets[j]]
+            mean += part[j] * values[j]
+        mean = np.float32(mean)
+        for j in range(k):
+            out[targets[j]] += part[j] * (values[j] - mean)
+
+
+@compiled
+def whole_products(shares, index, vector, begin, end, out):
+    """`listed_products` where every row has all of the targets, in order; index is not read."""
+    values = np.empty((1, vector.size), np.float32)
+    for j in range(vector.size):
+        values[0, j] = vector[j]
+    for i in range(begin, end):
+        part, mean = shares[i], np.float32(dot(shares, i, values, 0))
+        for j in range(vector.size):
+            out[j] += part[j] * (vector[j] - mean)
 
 
 def chunks(rows: int, k: int, n: int) -> tuple[int, int]:
@@ -223,9 +227,10 @@ def product(shares: Tensor, index: Tensor | None, vector: Tensor) -> Tensor:
     count, size = chunks(rows, k, n)
     operands = shares.contiguous().numpy(), targets_of(index, k), vector.contiguous().numpy()
     out = np.zeros((count, n))
+    kernel = whole_products if index is None else listed_products
 
     def run(task: int) -> None:
-        product_rows(*operands, task * size, min(rows, (task + 1) * size), out[task])
+        kernel(*operands, task * size, min(rows, (task + 1) * size), out[task])
 
     share(run, count)
     return torch.from_numpy(out.sum(0))

@@ -61,6 +61,13 @@ def test_the_coldest_choose_the_best_and_share_between_ties(either):
     assert found.entropy == pytest.approx(float(best.sum(1).log().sum()), abs=1e-4)
 
 
+def test_the_best_of_a_list():
+    score, index, shift = problem(30, 7)
+    assert torch.equal(kernels.best_of_lists(score, index, shift), (shift[index.long()] - score).amax(1))
+    score, index = torch.rand(30, N), torch.arange(N, dtype=torch.int32).expand(30, -1)
+    assert torch.equal(kernels.best_of_lists(score, index, shift), (shift - score).amax(1))
+
+
 def test_targets_of_no_weight_have_no_share_and_a_row_of_them_no_mass(either):
     score, index, shift = problem(50, 16)
     shift[index[0].long()] = -math.inf
