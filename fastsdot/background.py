@@ -6,7 +6,6 @@ batch sees one potential, and no training step waits for the solver.
 """
 
 import copy
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait as wait_for
 from threading import Event
@@ -14,8 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fastsdot.conditional import ConditionalOT
+from fastsdot.conditional_report import ConditionalSolution
 from fastsdot.couplings import Coupling
 from fastsdot.errors import InvalidArgument, require_number
+from fastsdot.labels import Label
 from fastsdot.ots import Solution
 from fastsdot.progress import Progress
 from fastsdot.semidiscrete import SemiDiscreteOT
@@ -30,7 +32,8 @@ class Background:
     """`with Background(coupling, source, tol=0.05): ...` improves the coupling's potential while the block runs.
 
     source and options are those of `ot.solve`. Where the source moves, as a generator in training does, `every` seconds
-    after the end of a solve the next begins. `solution` is the last one's, `refreshes` the number of potentials taken.
+    after the end of a solve the next begins. `solution` is the last one's, `refreshes` the number of potentials taken;
+    a `ConditionalCoupling` takes that of each class by itself.
 
     Where the workers of a loader draw the pairs, call `refresh` between epochs: they start with that potential.
 
@@ -48,16 +51,16 @@ class Background:
         callback: Callable[[dict[str, float]], bool | None] | None = None,
         **options: Any,
     ):
-        if coupling.ot.ranks is not None:
+        if any(part.ranks is not None for _, part in parts(coupling.ot)):
             remedy = "solve before training, or give every rank an ot of its own"
             raise InvalidArgument("coupling", "an ot of this process", "one shared by ranks", remedy)
         if every is not None:
             require_number("every", every, above=0)
         self.coupling, self.source, self.every, self.options = coupling, source, every, options
         self.progress, self.callback = progress, callback
-        self.solution: Solution | None = None
+        self.solution: Solution | ConditionalSolution | None = None
         self.refreshes = 0
-        self._found: deque[Tensor] = deque(maxlen=1)  # appends and pops are atomic
+        self._found: dict[Label | None, Tensor] = {}  # by class; entering and popping are atomic
         self._stop = Event()
         self._thread: Future | None = None
 
@@ -84,18 +87,19 @@ class Background:
             self._thread.result()
         self._take()
 
-    def wait(self, timeout: float | None = None) -> Solution | None:
+    def wait(self, timeout: float | None = None) -> Solution | ConditionalSolution | None:
         """Wait for the thread, at most `timeout` seconds; then `refresh`. Not for `every`, where it never ends."""
         wait_for([self._thread] if self._thread is not None else [], timeout)
         self.refresh()
         return self.solution
 
     def _take(self) -> None:
-        if self._found:
-            self.coupling.ot.potential = self._found.pop()
+        while self._found:
+            label, potential = self._found.popitem()
+            dict(parts(self.coupling.ot))[label].potential = potential
             self.refreshes += 1
 
-    def _run(self, ot: SemiDiscreteOT) -> None:
+    def _run(self, ot: SemiDiscreteOT | ConditionalOT) -> None:
         try:
             while not self._stop.is_set():
                 self.solution = ot.solve(self.source, progress=self._step, callback=self._offer(ot), **self.options)
@@ -110,21 +114,27 @@ class Background:
         if self.progress is not None:
             self.progress(step)
 
-    def _offer(self, ot: SemiDiscreteOT) -> Callable[[dict[str, float]], bool]:
+    def _offer(self, ot: SemiDiscreteOT | ConditionalOT) -> Callable[[dict[str, float]], bool]:
         """A callback that hands the potential of a check over when it is the best of this solve."""
-        best = float("inf")
+        best: dict[Label | None, float] = {}
 
-        def offer(row: dict[str, float]) -> bool:
-            nonlocal best
-            if row["chi2"] < best:
-                best = row["chi2"]
-                self._found.append(ot.potential.clone())
+        def offer(row: dict[str, Any]) -> bool:
+            label = row.get("class")
+            if row["chi2"] < best.get(label, float("inf")):
+                best[label] = row["chi2"]
+                self._found[label] = dict(parts(ot))[label].potential.clone()
             return bool(self.callback(row)) if self.callback is not None else False
 
         return offer
 
 
-def twin(ot: SemiDiscreteOT) -> SemiDiscreteOT:
+def parts(ot: SemiDiscreteOT | ConditionalOT) -> list[tuple[Label | None, SemiDiscreteOT]]:
+    """The transports that have a potential, by class."""
+    return list(ot.items()) if isinstance(ot, ConditionalOT) else [(None, ot)]
+
+
+def twin(ot: SemiDiscreteOT | ConditionalOT) -> SemiDiscreteOT | ConditionalOT:
     """The same targets, weights and kernels with a potential and a state of the solve of its own."""
-    shared = (ot.targets, ot.weights, ot.cost, ot._embedding, ot._kernel)
-    return copy.deepcopy(ot, {id(part): part for part in shared})
+    names = ("targets", "weights", "cost", "_embedding", "_kernel")
+    shared = [getattr(part, name) for _, part in parts(ot) for name in names]
+    return copy.deepcopy(ot, {id(value): value for value in shared})

@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader
 
 from fastsdot import InvalidArgument, Reason, SemiDiscreteOT
 from fastsdot.background import Background, twin
+from fastsdot.conditional import ConditionalOT
+from fastsdot.conditional_coupling import ConditionalCoupling
 from fastsdot.couplings import CoupledBatches, Coupling
 
 N = 300
@@ -140,6 +142,23 @@ def test_progress_and_callback_are_the_users_too():
     assert background.solution.reason == Reason.CALLBACK
     assert len(rows) == 1
     assert steps
+
+
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_each_class_gets_its_own_potential(unconditional):
+    pairs = ConditionalCoupling(ConditionalOT(TARGETS, torch.arange(N) % 3, unconditional=unconditional))
+    labels = pairs.ot.classes + [None] * unconditional
+    before = pairs.ot.evaluate(noise, 5_000)
+    shared = [pairs.ot[label].targets for label in labels]
+    with Background(pairs, noise, tol=0.1) as background:
+        while not background.solution:
+            pairs(noise(64), y=torch.arange(64) % 3)
+            time.sleep(0.01)
+    assert background.solution.converged
+    assert background.refreshes >= len(labels)
+    after = pairs.ot.evaluate(noise, 5_000)
+    assert all(after.classes[label].chi2 < 0.5 * before.classes[label].chi2 for label in labels)
+    assert all(pairs.ot[label].targets is own for label, own in zip(labels, shared, strict=True))
 
 
 def test_a_twin_shares_all_but_its_potential():
