@@ -37,13 +37,13 @@ def main(
     for name, report in (("nearest", nearest), ("transport", solution.report)):
         print(f"{name:9}  χ² {report.chi2:6.3f}, most drawn {report.max_ratio:5.1f} × 1/N, never drawn {report.empty}")
 
-    x = noise.sample((300,))
+    x = noise.sample((100,))
     y = ot.transport(x)
     plane = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh[:2].T
     fig, ax = plt.subplots(figsize=(6, 6), layout="constrained")
     ax.scatter(*(points @ plane).T, s=3, color="0.7", label="embeddings")
     ax.quiver(*(x @ plane).T, *((y - x) @ plane).T, angles="xy", scale_units="xy", scale=1, width=0.002, color="C0")
-    ax.scatter(*(x @ plane).T, s=4, color="C3", label="noise")
+    ax.scatter(*(x @ plane).T, s=8, color="C3", label="noise")
     ax.set(xlabel="first principal axis", ylabel="second principal axis", title="noise and what it is transported to")
     ax.legend()
     fig.savefig(out, dpi=110)
