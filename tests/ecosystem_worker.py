@@ -98,10 +98,10 @@ def fsdp(folder):
         generator, ot = sharded(), SemiDiscreteOT(TARGETS, group=group)
         source = EveryRank(Pushforward(generator, Gaussian(4)))
         descend(generator, ot, source)
-        before = ot.solve(source, max_samples=6000).report.dual
-        fit(generator, ot, 4, steps=60, batch_size=64, replay=5)
-        assert ot.solve(source, max_samples=6000).report.dual < 0.8 * before
-        assert agree(ot.potential)
+    before = ot.solve(source, max_samples=6000).report.dual
+    fit(generator, ot, 4, steps=60, batch_size=64, replay=5)
+    assert ot.solve(source, max_samples=6000).report.dual < 0.8 * before
+    assert agree(ot.potential)
 
 
 def alternation(folder):
