@@ -15,11 +15,12 @@ so primal falls below W by no more than a mean of M independent terms falls belo
 ψ or of π: a poor one makes the interval wide and leaves it valid. With s the standard deviation of φ over the samples,
 and s* that of the c-transform that the coupling's own prices give (or s, where that is larger),
 
-    lower = dual − t s / √M          upper = primal + t s* / √M          t: Student's quantile at (1 + confidence) / 2,
+    lower = dual − t s / √M       upper = primal + t s* / √M       t: Student's quantile at 1 − (1 − confidence) / 4,
 
-so each end fails with probability (1 − confidence) / 2 at most, as far as the central limit theorem holds for φ, and
-as far as s* is the deviation of φ*, to which it converges (del Barrio, González-Sanz & Loubes, Annales de l'Institut
-Henri Poincaré 2024, whose theorem says that √M (W(samples, targets) − W) tends to N(0, Var φ*)).
+so each end may fail with probability (1 − confidence) / 2: half of it by noise, as the central limit theorem has it,
+and the other half is kept for how far the mean of φ is from that limit, and s* from the deviation of φ*, to which it
+converges (del Barrio, González-Sanz & Loubes, Annales de l'Institut Henri Poincaré 2024, whose theorem says that
+√M (W(samples, targets) − W) tends to N(0, Var φ*)).
 """
 
 import math
@@ -41,12 +42,13 @@ if TYPE_CHECKING:
     from fastsdot.auction import Auction
     from fastsdot.semidiscrete import SemiDiscreteOT
 
-LIST, ENTRIES = (16, 64), 2**21  # targets in a list: all of few, or as make so many entries, within these bounds
+NOISE = 0.5  # of the failures allowed is left to noise; the rest is for what holds in the limit of many samples only
+LIST, ENTRIES = (16, 64), 2**21  # targets in a list: all if few or so many entries hold them, else within these bounds
 FINEST = 0.02  # the auction's ε at the end, in standard errors of the dual
 FACTOR = 5.0  # by which ε falls each time
 BIDS = 100  # a sample, at most
 RELISTED, ROUNDS = 2.0, 60  # lists made anew: so many a sample and so many calls, at most
-MOVES, FEW = 100, 10_000  # pieces that the search for paths looks at: so many a sample, of so many samples or more
+MOVES, FEW = 100, 100_000  # pieces that the search for paths looks at: so many a sample, of so many samples or more
 PAIRS = 2**22  # coordinates of pairs whose cost is computed at once
 
 
@@ -116,7 +118,7 @@ def bracket(
     error = float(phi.std(ddof=1)) / math.sqrt(samples)
     excess, prices = couple(sample, error)
     own = float((phi + prices).std(ddof=1)) / math.sqrt(samples)
-    primal, t = dual + excess, student((1 + confidence) / 2, samples - 1)
+    primal, t = dual + excess, student(1 - NOISE * (1 - confidence) / 2, samples - 1)
     upper = max(error, own)
     return Bracket(dual - t * error, primal + t * upper, confidence, samples, dual, error, primal, upper)
 
@@ -134,7 +136,8 @@ class Lists:
     def __init__(self, ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int):
         positive = int((ot.weights > 0).sum())
         self.ot, least, most = ot, *LIST
-        self.k = positive if positive <= most else min(most, max(least, ENTRIES // samples))
+        few = positive <= most or positive * samples <= ENTRIES
+        self.k = positive if few else min(most, max(least, ENTRIES // samples))
         self.whole = self.k == positive
         self.x = torch.empty(samples, ot.shape.numel(), device=ot.device)
         value, column = torch.empty(samples, self.k), torch.empty(samples, self.k, dtype=torch.int32)

@@ -18,14 +18,17 @@ from typer.core import TyperGroup
 
 from fastsdot import environment, runs, sheets
 from fastsdot.alternate import train as train_generator
+from fastsdot.bracket import Bracket
 from fastsdot.errors import InvalidArgument
 from fastsdot.figures import Pictures
 from fastsdot.progress import live
+from fastsdot.report import INTERVALS, Report, require_confidence
 from fastsdot.runs import Settings
 from fastsdot.sources import Gaussian, Pushforward
 
 UsageError = typer.BadParameter.__base__  # click's, wherever typer keeps it
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+STARVED = 0.1  # of its weight, under which a target is said to get too little
 
 
 class Commands(TyperGroup):
@@ -124,22 +127,26 @@ def train(
 def evaluate(
     run: Run,
     samples: Annotated[int, typer.Option(help="How many fresh samples to draw.", min=3)] = 100_000,
+    bracket: Annotated[int | None, option("Draw this many more for an interval that holds W itself.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of every interval and bound.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples; training never draws the same ones.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = None,
 ) -> None:
-    """Measure a run on fresh samples: marginal error, primal, dual and gap, each with its standard error."""
+    """Measure a run on fresh samples: marginal error, primal, dual and gap, with intervals; and a bracket on W."""
+    require_confidence(confidence)
     settings, place = runs.read(run), _device(device)
-    source = _fresh(run, settings, place, seed)
-    report = runs.open_transport(run, settings, place).evaluate(source, samples)
-    values = report.to_dict()
+    source, transport = _fresh(run, settings, place, seed), runs.open_transport(run, settings, place)
+    report = transport.evaluate(source, samples)
+    held = transport.bracket(source, bracket, confidence=confidence) if bracket is not None else None
     if as_json:
-        print(json.dumps({name: value if math.isfinite(value) else None for name, value in values.items()}, indent=2))
-        return
-    table = Table("", "value", "± standard error", box=None, header_style="bold")
-    for name in ("chi2", "primal", "dual", "gap", "max_ratio", "empty"):
-        table.add_row(name, f"{values[name]:.5g}", f"{values[name + '_error']:.2g}")
-    Console().print(f"{run}: {report.samples:,} fresh samples", table, sep="\n")
+        print(json.dumps(_values(report, held, confidence), indent=2))
+    else:
+        console = Console(soft_wrap=True)
+        console.print(
+            f"{run}: {report.samples:,} fresh samples, intervals and bounds at {confidence:.4g}", highlight=False
+        )
+        _print_report(console, report, held, confidence)
 
 
 @app.command()
@@ -206,6 +213,39 @@ def _print_backends(console: Console, choices: list[environment.Choice]) -> None
     for (backend, reason), names in reasons.items():
         which = "" if len(names) == len(choices) else f" for {', '.join(names)}"
         console.print(f"[bold]{backend}[/bold] cannot run{which}: {reason}", highlight=False)
+
+
+def _values(report: Report, held: Bracket | None, confidence: float) -> dict[str, Any]:
+    """What `evaluate` prints as JSON: the numbers of the report, its intervals and bounds, and the bracket, if any."""
+    values: dict[str, Any] = {name: _finite(value) for name, value in report.to_dict().items()}
+    values["confidence"] = confidence
+    values["interval"] = {name: [_finite(end) for end in report.interval(name, confidence)] for name in INTERVALS}
+    values["starved"] = {"share": STARVED, "targets": report.starved(STARVED, confidence)}
+    values["unseen"] = report.unseen(confidence)
+    if held is not None:
+        values["bracket"] = {name: _finite(value) for name, value in asdict(held).items()}
+    return values
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _print_report(console: Console, report: Report, held: Bracket | None, confidence: float) -> None:
+    """A row for each estimate, and a line for each bound."""
+    table = Table("", "value", "± standard error", "from", "to", box=None, header_style="bold")
+    values = report.to_dict()
+    for name in (*INTERVALS, "max_ratio", "empty"):
+        ends = report.interval(name, confidence) if name in INTERVALS else ()
+        table.add_row(name, f"{values[name]:.5g}", f"{values[name + '_error']:.2g}", *(f"{end:.5g}" for end in ends))
+    n = int((report.weights > 0).sum())
+    starved, unseen = report.starved(STARVED, confidence), report.unseen(confidence)
+    bounds = [f"under {STARVED:.0%} of their weight: at most {starved:,} of {n:,} targets"]
+    if report.empty:
+        bounds.append(f"a target that no sample chose: at most {unseen:.2g} of all mass, {n * unseen:.2g} mean weights")
+    if held is not None:
+        bounds.append(f"[bold]{held}[/bold]")
+    console.print(table, *bounds, sep="\n", highlight=False)
 
 
 def _print_run(console: Console, run: Path) -> None:

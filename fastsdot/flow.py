@@ -68,39 +68,44 @@ def _detach(piece, u, head, after):
 
 
 @njit(nogil=True)
-def _move(start, end, amount, pieces, head, via, used):
-    """Shift an amount along the path; returns how many pieces there are now."""
+def _move(start, end, amount, pieces, head, via, spare):
+    """Shift an amount along the path; a target holds one piece of a sample, and spare is [first, how many]."""
     row, slot, mass, after = pieces
     v = end
     while v != start:
         u, piece, k = via[v]
-        if mass[piece] <= amount + TOLERANCE:
+        held = head[v]
+        while held != NONE and row[held] != row[piece]:
+            held = after[held]
+        if held == NONE:
+            held = spare[0]
+            spare[0], spare[1] = after[held], spare[1] - 1
+            row[held], slot[held], mass[held], after[held], head[v] = row[piece], k, 0.0, head[v], held
+        mass[held] += amount
+        mass[piece] -= amount
+        if mass[piece] <= TOLERANCE:
+            mass[held] += mass[piece]
             _detach(piece, u, head, after)
-            moved = piece
-        else:
-            mass[piece] -= amount
-            moved, used = used, used + 1
-            row[moved], mass[moved] = row[piece], amount
-        slot[moved], after[moved], head[v] = k, head[v], moved
+            mass[piece], after[piece] = 0.0, spare[0]
+            spare[0], spare[1] = piece, spare[1] + 1
         v = u
-    return used
 
 
 @njit(nogil=True)
-def _shift(lists, pieces, head, price, over, used, work):
+def _shift(lists, pieces, head, price, over, spare, work):
     """Serve targets that hold too much, one path at a time, until none is left, work is done or pieces run out."""
     n = head.shape[0]
     distance, via, seen = np.full(n, np.inf), np.empty((n, 3), np.int64), np.empty(n, np.int64)
     mass = pieces[2]
     for start in range(n):
-        while over[start] > TOLERANCE and work > 0 and used + n < mass.shape[0]:
+        while over[start] > TOLERANCE and work > 0 and spare[1] >= n:
             end, found, looked = _search(start, lists, pieces, head, price, over, distance, via, seen, work)
             work -= looked
             if end != NONE:
                 amount, v = min(over[start], -over[end]), end
                 while v != start:
                     amount, v = min(amount, mass[via[v, 1]]), via[v, 0]
-                used = _move(start, end, amount, pieces, head, via, used)
+                _move(start, end, amount, pieces, head, via, spare)
                 over[start] -= amount
                 over[end] += amount
                 for v in seen[:found]:
@@ -108,7 +113,6 @@ def _shift(lists, pieces, head, price, over, used, work):
             distance[seen[:found]] = np.inf
             if end == NONE:
                 break
-    return used
 
 
 @njit(nogil=True)
@@ -139,16 +143,17 @@ def shift(
     row[:used], place[:used], mass[:used] = placed, slot[placed], 1.0
     after, head = _chains(target, size, room.shape[0])
     over = np.bincount(target, minlength=room.shape[0]) - room
-    pieces = row, place, mass, after
-    used = _shift((margin, column, price.min()), pieces, head, price, over, used, work)
+    pieces, spare = (row, place, mass, after), np.array([used, size - used])
+    _shift((margin, column, price.min()), pieces, head, price, over, spare, work)
     _trim(pieces, head, over)
-    return row[:used], place[:used], mass[:used]
+    kept = mass > 0
+    return row[kept], place[kept], mass[kept]
 
 
 @njit(nogil=True)
 def _chains(target, size, n):
-    """Lists of pieces by target: the next of each, and the first."""
-    after, head = np.full(size, NONE, np.int32), np.full(n, NONE, np.int32)
+    """Lists of pieces by target, and of the pieces to spare behind them: the next of each, and the first."""
+    after, head = np.arange(1, size + 1).astype(np.int32), np.full(n, NONE, np.int32)
     for piece in range(target.shape[0]):
         after[piece], head[target[piece]] = head[target[piece]], piece
     return after, head

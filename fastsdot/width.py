@@ -5,9 +5,10 @@ failures sum to one, so all brackets of a rule hold W together with probability 
 the one that ends a solve is chosen for its width, and holds W as surely as if it had been the only one. They are made
 of fresh samples, which took no part in the potential.
 
-A width has two parts, the noise of M samples and primal − dual, and either may stand in the way. M is such that the
-noise takes half of the width that is asked for, and at least doubles from one bracket to the next, since the samples'
-own cost is a part of primal − dual that falls with M; the rest is the potential's.
+A width has two parts, the noise of M samples and primal − dual. The noise may take half of the width that is asked for.
+Where primal − dual is within the other half and the noise is not, another bracket is made at once, of as many samples
+as its noise wants. Otherwise the potential has to be better first, which lowers the noise too, and M doubles, since the
+samples' own cost is a part of primal − dual that falls with M.
 """
 
 import math
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
 
 FIRST = 10_000  # samples of the first bracket, and one a target at least
-NOISE = 0.5  # of the width that is asked for
 ASKED = 1000  # samples of the survey before the first bracket, and one a target at least
 
 
@@ -65,33 +65,35 @@ class Width:
         return max(ASKED, n)
 
     def verdict(self, survey: Survey) -> bool:
-        """Makes a bracket, and another one at once where the noise alone is wider than what is asked for."""
+        """Makes a bracket, and others at once while nothing but noise is in the way."""
         if survey.potential is not self.ot.potential:
             remedy = "make the rule with the SemiDiscreteOT that is solved"
             raise InvalidArgument("tol", "a Width of this SemiDiscreteOT", "that of another one", remedy)
         while True:
-            found = self._ask()
+            found, more = self._ask(), 2.0
             if found.relative_width <= self.relative:
                 return True
-            if found.noise <= self._allowed(found) or found.samples == self.max_samples:
+            noise_alone = self._excess(found) <= 1
+            if noise_alone:
+                more = max(more, (found.noise / self._share(found)) ** 2)
+            self._next = math.ceil(min(self.max_samples, more * found.samples))
+            if not noise_alone or found.samples == self.max_samples:
                 return False
 
     def ahead(self, report: Report) -> float:
-        if not self.brackets:
-            return 2.0
-        last = self.brackets[-1]
-        allowed = (1 - NOISE) * self._allowed(last)
-        return (last.primal - last.dual) / allowed if allowed else 2.0
+        return self._excess(self.brackets[-1]) if self.brackets else 2.0
 
-    def _allowed(self, found: Bracket) -> float:
-        return self.relative * abs(found.upper + found.lower) / 2
+    def _share(self, found: Bracket) -> float:
+        """What the noise may take of the width, and primal − dual too."""
+        return self.relative * abs(found.upper + found.lower) / 4
+
+    def _excess(self, found: Bracket) -> float:
+        """How many times too large primal − dual is; 2 where W is about 0, of which no width is a small part."""
+        share = self._share(found)
+        return (found.primal - found.dual) / share if share else 2.0
 
     def _ask(self) -> Bracket:
         k = len(self.brackets) + 1
         confidence = 1 - (1 - self.confidence) / (k * (k + 1))
-        found = self.ot.bracket(self.source, self._next, confidence=confidence)
-        self.brackets.append(found)
-        allowed = NOISE * self._allowed(found)
-        wanted = found.samples * max(2.0, (found.noise / allowed) ** 2 if allowed else 2.0)
-        self._next = math.ceil(min(self.max_samples, wanted))
-        return found
+        self.brackets.append(self.ot.bracket(self.source, self._next, confidence=confidence))
+        return self.brackets[-1]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Uniform, grid, normal_to_points, shifted_line
+from scipy import optimize
 
 import fastsdot.bracket as module
 from fastsdot import Bracket, InvalidArgument, SemiDiscreteOT, flow
@@ -85,6 +86,28 @@ def test_the_coupling_is_the_cheapest_one_of_its_samples(samples, scale):
     least = pot.emd2(np.full(samples, 1 / samples), weights_of(ot), matrix)
     assert least - 1e-5 <= bracket.primal <= least + 0.1 * bracket.dual_error
     assert bracket.dual <= least + 1e-5
+
+
+def test_what_the_auction_leaves_is_far_below_the_noise():
+    above = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        ot, source = SemiDiscreteOT(torch.randn(64, 2)), Recorded(lambda n: torch.randn(n, 2))
+        bracket = ot.bracket(source, 64)
+        matrix = ot.cost(torch.cat(source.drawn)[:, None], ot.targets[None]).double().numpy()
+        least = matrix[optimize.linear_sum_assignment(matrix)].mean()
+        above.append((bracket.primal - least) / bracket.dual_error)
+    assert np.mean(above) < 0.005
+
+
+def test_fractions_of_many_targets_are_the_cheapest_too():
+    pot = pytest.importorskip("ot")
+    torch.manual_seed(0)
+    ot, source = SemiDiscreteOT(torch.randn(200, 2), weights=torch.rand(200)), Recorded(lambda n: torch.randn(n, 2))
+    bracket = ot.bracket(source, 1000)
+    matrix = ot.cost(torch.cat(source.drawn)[:, None], ot.targets[None]).double().numpy()
+    least = pot.emd2(np.full(1000, 1e-3), weights_of(ot), matrix)
+    assert bracket.primal == pytest.approx(least, rel=1e-4)
 
 
 def coupling_of(ot, source, samples, monkeypatch):

@@ -75,9 +75,38 @@ def test_evaluate(run):
     assert values["samples"] >= 4000
     assert values["chi2"] < 0.8
     assert values["gap"] == pytest.approx(values["primal"] - values["dual"], abs=1e-3)
+    assert values["starved"] == {"share": 0.1, "targets": pytest.approx(0, abs=39)}
+    assert "bracket" not in values
     table = succeed("evaluate", run, "--samples", 4000)
     for name in ("chi2", "primal", "dual", "gap", "empty"):
         assert f"{values[name]:.5g}" in next(line for line in table.splitlines() if line.strip().startswith(name))
+
+
+def row_of(table, name) -> list[float]:
+    return [float(cell) for cell in next(line for line in table.splitlines() if line.split()[:1] == [name]).split()[1:]]
+
+
+def test_evaluate_shows_intervals_bounds_and_a_bracket(run):
+    asked = ("evaluate", run, "--samples", 300, "--bracket", 2000, "--confidence", 0.9)
+    values, table = json.loads(succeed(*asked, "--json")), succeed(*asked)
+    for name in ("chi2", "primal", "dual", "gap"):
+        low, high = values["interval"][name]
+        assert low < values[name] < high
+        assert row_of(table, name) == pytest.approx([values[name], values[f"{name}_error"], low, high], rel=0.1)
+    assert f"at most {values['starved']['targets']} of 40 targets" in table
+    assert values["empty"] > 0
+    assert f"a target that no sample chose: at most {values['unseen']:.2g} of all mass" in table
+    bracket = values["bracket"]
+    assert bracket["confidence"] == 0.9
+    assert bracket["samples"] == 2000
+    assert bracket["lower"] < bracket["dual"] < bracket["primal"] < bracket["upper"]
+    assert abs(bracket["dual"] - values["dual"]) < 4 * (bracket["dual_error"] + values["dual_error"])
+    assert f"{bracket['lower']:.6g} ≤ W ≤ {bracket['upper']:.6g} at 0.9" in table
+
+
+def test_evaluate_refuses_what_no_bracket_can_be_made_of(run):
+    assert "samples: expected an integer above 1" in refuse("evaluate", run, "--bracket", 1)
+    assert "confidence: expected a number between 0 and 1" in refuse("evaluate", run, "--confidence", 95)
 
 
 def test_evaluate_draws_what_the_seed_says(run):
