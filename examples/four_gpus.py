@@ -1,6 +1,7 @@
 """Train on four GPUs: every batch of OTS is shared out over the ranks, and FIT runs under DistributedDataParallel.
 
 You learn what each rank does: all make the same calls, rank 0 draws for OTS, and every rank fits to samples of its own.
+`fastsdot.train(..., group=)` has this loop inside, with checkpoints.
 
     torchrun --nproc-per-node 4 examples/four_gpus.py --rounds 12
 
