@@ -91,10 +91,13 @@ class Candidates:
         mass = torch.stack([found.mass for found in sums]).sum(0)
         return float(self.weights @ potential) - value / m, self.weights - mass / m
 
-    def residual(self, potential: Tensor, temperature: float) -> float:
-        """Σ_j (b_j − m_j)² / b_j of the soft masses."""
-        gradient = self(potential, temperature)[1]
-        return float((gradient * gradient / self.weights)[self.weights > 0].sum())
+    def residual(self, potential: Tensor, temperature: float, over: Tensor) -> float:
+        """Σ_j (b_j − m_j)² / b_j of the soft masses, over some of the targets."""
+        return self.misfit(self.weights - self(potential, temperature)[1], over)
+
+    def misfit(self, mass: Tensor, over: Tensor) -> float:
+        """Σ_j (b_j − m_j)² / b_j, over some of the targets."""
+        return float(((self.weights - mass).square() / self.weights)[over & (self.weights > 0)].sum())
 
     def noise(self, potential: Tensor, temperature: float) -> float:
         """What the residual of a fit would be under other samples: N/P directions, each told with variance 1/M."""
@@ -118,8 +121,16 @@ class Candidates:
     def dual(self, potential: Tensor) -> Tensor:
         """The semi-dual without smoothing of each of the newest samples, up to a constant of each: [M] float64."""
         part = self.parts[-1]
-        best = kernels.best_of_lists(part.score, part.index, potential - part.potential)
+        best, _ = kernels.best_of_lists(part.score, part.index, potential - part.potential)
         return float(self.weights @ potential) - best.double()
+
+    def won(self, potential: Tensor) -> Tensor:
+        """The masses m without smoothing, [N] float64."""
+        mass = torch.zeros_like(self.weights)
+        for part in self.parts:
+            _, chosen = kernels.best_of_lists(part.score, part.index, potential - part.potential)
+            mass += torch.bincount(chosen, minlength=mass.numel())
+        return mass / self.samples
 
     def perplexity(self, potential: Tensor, temperature: float) -> float:
         """exp of the mean entropy of the newest samples' soft choices: how many targets share one."""

@@ -9,8 +9,9 @@ from torch import Tensor
 from fastsdot.candidates import COLDEST, Candidates
 from fastsdot.maximise import maximise
 from fastsdot.report import Report
-from fastsdot.stages import ENTRIES, Ascent, Sampler, Stage
+from fastsdot.stages import ENTRIES, SHOWING, Ascent, Sampler, Stage
 from fastsdot.stopping import Rule
+from fastsdot.tails import hold, rare
 
 if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
@@ -20,7 +21,9 @@ COOLING = 6.0
 PER_DIRECTION = 8
 TOLERANCE, GAIN = 0.1, 1e-3  # of the noise of a sample: the residual χ², and the growth in units of τ, that end a fit
 LISTINGS = 4  # of the samples of a stage, at most
+HELD = 0.3  # of the noise of a sample: the residual χ² up to which lists are not made again
 FALL, SURE = 0.4, 2.0  # of the temperature at a time, and the standard errors by which fresh samples must ask for it
+SCORES = 2**28  # of samples and targets that tell where rare targets belong, or `SHOWING` samples
 
 
 def maximum(ot: "SemiDiscreteOT", candidates: Candidates, box: tuple[Tensor, Tensor], temperature: float) -> Tensor:
@@ -49,12 +52,21 @@ def fit(ot: "SemiDiscreteOT", stage: Stage, before: Candidates | None, temperatu
     than noise; returns the lists."""
     for listing in range(LISTINGS):
         candidates = stage.candidates(before)
-        settle(ot, maximum(ot, candidates, stage.box(candidates), temperature))
+        held = rare(ot, candidates.samples)
+        ot.potential.copy_(maximum(ot, candidates, stage.box(candidates, held), temperature))
         psi = ot.potential.double()
-        enough = candidates.residual(psi, temperature) <= candidates.noise(psi, temperature)
+        enough = candidates.residual(psi, temperature, ~held) <= HELD * candidates.noise(psi, temperature)
         if enough or listing == LISTINGS - 1 or not stage.list_again():
             break
     return candidates
+
+
+def hold_rare(ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temperature: float) -> None:
+    """End a fit: put rare targets where the tails of the stage's samples say, and settle the potential."""
+    held = rare(ot, candidates.samples)
+    if bool(held.any()):
+        hold(ot, stage.shown(max(SHOWING, SCORES // len(held))), held, temperature)
+    settle(ot, ot.potential.double())
 
 
 def size_of(perplexity: float, n: int) -> int:
@@ -66,16 +78,16 @@ def cool(ot: "SemiDiscreteOT", sampler: Sampler, pilot: Tensor, batch: int, budg
     """The levels before the last one, each on samples of its own, the first on the pilot's; the lists of the last."""
     n, temperature, stage = ot.targets.shape[0], max(ot.ascent.scale, ot.epsilon), Stage(ot, ot.targets.shape[0])
     for x in pilot[: max(1, ENTRIES // (4 * n))].split(batch):
-        stage.add(x)
+        stage.take(x)
     while True:
         candidates = fit(ot, stage, None, temperature)
         perplexity = candidates.perplexity(ot.potential.double(), temperature) / COOLING
         if temperature <= ot.epsilon or perplexity <= PERPLEXITY or sampler.samples + size_of(perplexity, n) > budget:
+            hold_rare(ot, stage, candidates, temperature)
             return candidates
         temperature = max(ot.epsilon, candidates.temperature(ot.potential.double(), perplexity, temperature))
-        stage = Stage(ot, perplexity)
-        while (left := size_of(perplexity, n) - stage.samples) > 0:
-            stage.add(sampler(min(batch, left)))
+        settle(ot, ot.potential.double())
+        stage = Stage(ot, perplexity).extend(sampler, size_of(perplexity, n), batch)
 
 
 def sharing(ot: "SemiDiscreteOT", x: Tensor) -> float:
@@ -83,14 +95,16 @@ def sharing(ot: "SemiDiscreteOT", x: Tensor) -> float:
     if not ot.epsilon:
         return PERPLEXITY
     stage = Stage(ot, ot.targets.shape[0])
-    stage.add(x[:64])
+    stage.take(x[:64])
     return stage.candidates().perplexity(ot.potential.double(), ot.epsilon)
 
 
-def colder(ot: "SemiDiscreteOT", before: Candidates, fresh: Candidates, box: tuple[Tensor, Tensor]) -> float:
-    """The temperature, at most the last one, at which a fit to the lists before serves fresh samples best."""
-    temperature, start = ot.ascent.temperature, ot.potential.clone()
-    dual = fresh.dual(maximum(ot, before, box, temperature))
+def by_dual(ot: "SemiDiscreteOT", before: Candidates, fresh: Candidates, box: tuple[Tensor, Tensor]) -> float:
+    """Fit to the lists before at the last temperature and at lower ones for as long as the dual of fresh samples grows
+    by more than noise, and return the last that served."""
+    temperature = ot.ascent.temperature
+    ot.potential.copy_(maximum(ot, before, box, temperature))
+    dual = fresh.dual(ot.potential.double())
     while FALL * temperature > COLDEST * ot.ascent.scale:
         potential = maximum(ot, before, box, FALL * temperature)
         gain = fresh.dual(potential) - dual
@@ -98,26 +112,53 @@ def colder(ot: "SemiDiscreteOT", before: Candidates, fresh: Candidates, box: tup
             break
         temperature, dual = FALL * temperature, dual + gain
         ot.potential.copy_(potential)
-    ot.potential.copy_(start)
     return temperature
 
 
-def ready(state: Ascent, stage: Stage, rule: Rule, verdict: bool | None, report: Report, perplexity: float) -> bool:
-    """Whether to fit now: not while the verdict is near, nor while the potential is better than a fit would be."""
+def by_misfit(ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temperature: float) -> float:
+    """Fit at lower temperatures for as long as the χ² that is to be expected falls, and return the last that served.
+
+    That is the misfit of the masses, which has what smoothing puts in the wrong place, and the noise that the fit has
+    taken up, N/(P M): twice for independent samples, whose misfit lacks it and other samples have it (Mallows' C_p).
+    """
+    held = rare(ot, candidates.samples)
+
+    def expected(psi: Tensor, temperature: float) -> float:
+        noise = candidates.noise(psi, temperature) * (1 if stage.even else 2)
+        return candidates.misfit(candidates.won(psi), ~held) + noise
+
+    least = expected(ot.potential.double(), temperature)
+    while FALL * temperature > COLDEST * ot.ascent.scale:
+        psi = maximum(ot, candidates, stage.box(candidates, held), FALL * temperature)
+        error = expected(psi, FALL * temperature)
+        if error >= least:
+            break
+        ot.potential.copy_(psi)
+        temperature, least = FALL * temperature, error
+    return temperature
+
+
+def ready(state: Ascent, stage: Stage, rule: Rule, verdict: bool | None, report: Report, even: bool) -> bool:
+    """Whether to fit now: not while the verdict is near, nor to samples that say less than the potential holds."""
     if verdict is None and rule.ahead(report) < 1:
         return False
+    if even:
+        return True
     samples = stage.samples + (state.candidates.samples if state.candidates else 0)
-    return report.chi2 - 2 * report.chi2_error > stage.ot.targets.shape[0] / (perplexity * samples)
+    return report.chi2 - 2 * report.chi2_error > stage.ot.targets.shape[0] / (stage.perplexity * samples)
 
 
 def improve(ot: "SemiDiscreteOT", state: Ascent, stage: Stage, perplexity: float) -> None:
     """Fit the potential to the stage's samples and to those before."""
-    fresh = stage.candidates()
+    before, fresh = state.candidates, stage.candidates()
     if ot.epsilon:
         state.temperature = ot.epsilon
-    elif state.candidates is None or not state.temperature:
+    elif before is None or not state.temperature:
         state.temperature = fresh.temperature(ot.potential.double(), perplexity, state.scale)
     else:
-        state.temperature = colder(ot, state.candidates, fresh, stage.box(fresh))
-    state.candidates = fit(ot, stage, state.candidates, state.temperature)
+        state.temperature = by_dual(ot, before, fresh, stage.box(fresh, rare(ot, before.samples)))
+    state.candidates = fit(ot, stage, before, state.temperature)
+    if not ot.epsilon:
+        state.temperature = by_misfit(ot, stage, state.candidates, state.temperature)
+    hold_rare(ot, stage, state.candidates, state.temperature)
     state.fitted, state.chi2 = state.candidates.samples, math.inf

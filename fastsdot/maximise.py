@@ -51,7 +51,7 @@ def maximise(
     or no step along the gradient makes it grow.
     """
     low, high = box
-    psi = start.clone()
+    psi = torch.minimum(torch.maximum(start, low), high)
     value, gradient = function(psi)
     pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=PAIRS)
     values = [value]

@@ -11,11 +11,14 @@ that share a sample at τ.
    falls by `COOLING` at a time to `PERPLEXITY`. A level has N/P directions to learn and draws `PER_DIRECTION` times as
    many samples.
 3. At the last level samples accumulate. Each stage draws fresh ones, which first tell how good the potential is that
-   has not seen them, and whether a lower temperature would have served it better, and then join the lists.
+   has not seen them, and then join the lists; or, where the source has quasi-random samples, those are drawn for the
+   lists, and fresh ones judge alone. τ falls further where that serves the samples better.
+4. Targets of so little weight that they win few samples are put where the tail of their margins says
+   (`fastsdot.tails`).
 
 No fit moves a potential further than its lists reach, nor a target up to where it would win many times its share of
 the fresh samples: lists do not say what targets that are in none of them would win. Where that holds back more than
-noise, the stage's samples are listed again at the potential reached, in lists twice as long.
+a part of the noise, the stage's samples are listed again at the potential reached, in lists twice as long.
 """
 
 import math
@@ -184,20 +187,31 @@ def solve(
         stop = bool(callback(history[-1])) if callback else False
         return stop if ot.ranks is None else ot.ranks.agree(stop)
 
+    def learn(stage: Stage, samples: int) -> None:
+        """Fit to the stage, or to so many samples that are for that alone."""
+        if sampler.even:
+            stage = Stage(ot, perplexity).extend(sampler, min(samples, budget - sampler.samples), batch)
+        if stage.samples:
+            improve(ot, state, stage, perplexity)
+
     if cold:
         state.candidates = cool(ot, sampler, pilot, batch, budget // 2)
+        state.fitted = state.candidates.samples
     perplexity = sharing(ot, pilot)
     wanted = size_of(perplexity, n) // (1 if cold else 4)
+    if cold and sampler.even:
+        learn(Stage(ot, perplexity), wanted)
     stage, best = Stage(ot, perplexity), None
     while True:
         last = sampler.samples + max(1, stage.rows) > budget
-        left = max_samples - sampler.samples if last else min(wanted, budget - sampler.samples)
+        some = min(wanted, rule.samples(n)) if sampler.even else wanted
+        left = max_samples - sampler.samples if last else min(some, budget - sampler.samples)
         verdict = collect(stage, sampler, rule, left, batch, last, progress and show)
         over = last or sampler.samples >= max_samples
         report = stage.found.report()
         if not history and report.chi2 - 2 * report.chi2_error > state.chi2:
             state.candidates = None  # the source has moved
-        if not (verdict or over or ready(state, stage, rule, verdict, report, perplexity)):
+        if not (verdict or over or ready(state, stage, rule, verdict, report, bool(sampler.even))):
             continue
         stop = judge(report)
         state.chi2 = report.chi2 + 2 * report.chi2_error
@@ -205,8 +219,9 @@ def solve(
             best = state.chi2, report, state.potential
         if verdict or over or stop:
             break
-        improve(ot, state, stage, perplexity)
-        wanted = following(state, stage, rule, report)
+        learned = state.fitted
+        learn(stage, following(learned, learned, rule, report))
+        wanted = following(state.fitted, learned, rule, report)
         stage = Stage(ot, perplexity)
     converged = verdict is True
     if report.chi2 - 2 * report.chi2_error > best[0] and report.dual < best[1].dual:  # the last fit made it worse

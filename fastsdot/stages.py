@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastsdot import kernels
 from fastsdot.candidates import Candidates, listed
+from fastsdot.quasirandom import evenly
 from fastsdot.report import Report, Survey
 from fastsdot.sources import EveryRank, SourceLike, as_source, draw
 from fastsdot.stopping import Rule
@@ -55,13 +56,17 @@ class Sampler:
 
     def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
         self.source = as_source(source, device=ot.device, generator=generator)
+        self.even = evenly(source, ot.device, generator)
         self.shape, self.device, self.ranks, self.samples = ot.shape, ot.device, ot.ranks, 0
         if self.ranks is not None and isinstance(self.source, EveryRank):
             self.source, self.ranks = replace(self.source, group=self.ranks.group), None
 
-    def __call__(self, n: int) -> Tensor:
+    def __call__(self, n: int, even: bool = False) -> Tensor:
+        """`even` for a fit alone: quasi-random where that is known for the source."""
+        source = self.even if even and self.even else self.source
+
         def make() -> Tensor:
-            return draw(self.source, n, self.shape, self.device)
+            return draw(source, n, self.shape, self.device)
 
         x = make() if self.ranks is None else self.ranks.first(make, (n, self.shape.numel()), self.device)
         self.samples += n
@@ -76,7 +81,7 @@ class Stage:
         self._look()
         self.lists: list[tuple[Tensor, Tensor]] = []
         self.x: list[Tensor] = []  # as kernels see them, the first `COORDINATES`
-        self.samples = 0
+        self.samples, self.even = 0, False
         self.rows = 0  # of a batch, where all must be of one size
         self.asked = 0  # samples at the last verdict
         self.found = Survey(ot.weights, ot.potential, soft=ot.epsilon > 0)
@@ -94,14 +99,18 @@ class Stage:
         """Whether the lists hold all targets."""
         return self.width == self.ot.targets.shape[0]
 
-    def add(self, x: Tensor) -> float:
-        """Returns the batch's estimate of the semi-dual."""
-        ot, embedded = self.ot, self.ot._embed(x)
-        value, index = listed(embedded, ot._kernel, self.bias, self.width)
-        self.lists.append((value, index))
+    def take(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The lists of a batch, kept for a fit."""
+        embedded = self.ot._embed(x)
+        self.lists.append(listed(embedded, self.ot._kernel, self.bias, self.width))
         self.samples += x.shape[0]
         if self.samples * embedded.shape[1] <= COORDINATES or not self.x:
             self.x.append(embedded)
+        return self.lists[-1]
+
+    def add(self, x: Tensor) -> float:
+        """Take a batch, and let it judge the potential as well; returns its estimate of the semi-dual."""
+        ot, (value, index) = self.ot, self.take(x)
         if ot.epsilon:
             phi, chosen = ot._marginal(x, ot.potential, ot.epsilon)
         else:
@@ -110,6 +119,14 @@ class Stage:
             chosen = index.gather(1, place[:, None]).squeeze(1).long()
         self.found.add(phi, chosen)
         return float(phi.double().mean() + (ot.weights * ot.potential).sum(dtype=torch.float64))
+
+    def extend(self, sampler: Sampler, samples: int, batch: int) -> "Stage":
+        """Samples that are for a fit alone."""
+        self.even = sampler.even is not None
+        while samples > 0:
+            self.take(sampler(min(batch, samples), even=True))
+            samples -= batch
+        return self
 
     def list_again(self) -> bool:
         """Make the lists anew at the potential as it is now, and wider; False where that cannot be done."""
@@ -128,18 +145,22 @@ class Stage:
         found.add(self.lists, self.potential, ENTRIES)
         return found
 
-    def box(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+    def box(self, candidates: Candidates, held: Tensor) -> tuple[Tensor, Tensor]:
         """How low and how high each potential may go: no lower than its lists reach, and no higher than to the point
-        where the target, alone, would win `WINS` times its share of the samples."""
+        where the target, alone, would win `WINS` times its share of the samples; not at all where it is held."""
         if self.whole:
-            return self.potential - math.inf, self.potential + math.inf
+            return self.potential - math.inf, torch.where(held, self.potential, math.inf)
         if self.limits is None:
-            shown = self.x[: max(1, SHOWING // self.x[0].shape[0])]
-            x, low = torch.cat(shown), torch.cat([value[:, 0] for value, _ in self.lists[: len(shown)]])
+            shown = self.shown(SHOWING)
+            low = torch.cat([value[:, 0] for value, _ in self.lists])[: len(shown)]
             wins = math.ceil(WINS * len(low) / self.potential.numel())
-            rise = kernels.margins(x, self.ot._kernel, self.bias, low, wins).double()
-            self.limits = self.potential - candidates.reach(), self.potential + rise
+            rise, _ = kernels.margins(shown, self.ot._kernel, self.bias, low, wins)
+            self.limits = self.potential - candidates.reach(), self.potential + rise.masked_fill(held, 0.0)
         return self.limits
+
+    def shown(self, samples: int) -> Tensor:
+        """So many of the samples, in whole batches, but one at least."""
+        return torch.cat(self.x[: max(1, samples // self.x[0].shape[0])])
 
 
 def collect(
@@ -169,8 +190,8 @@ def collect(
     return verdict
 
 
-def following(state: Ascent, stage: Stage, rule: Rule, report: Report) -> int:
-    """Samples of the next stage: as errors that fall as 1/samples would take to satisfy the rule, within `GROWTH`."""
-    before = max(1, state.fitted - stage.samples)
-    growth = rule.ahead(report) * before / state.fitted - 1
-    return math.ceil(state.fitted * min(GROWTH[1], max(GROWTH[0], growth)))
+def following(fitted: int, judged: int, rule: Rule, report: Report) -> int:
+    """Samples to add to those that are fitted: as errors that fall as 1/samples would take to satisfy the rule, told
+    by the report on what fewer had made, within `GROWTH`."""
+    growth = rule.ahead(report) * judged / max(1, fitted) - 1
+    return math.ceil(fitted * min(GROWTH[1], max(GROWTH[0], growth)))

@@ -79,8 +79,9 @@ def soft_lists_product(shares: Tensor, index: Tensor, vector: Tensor) -> Tensor:
     return spread(run(shares, None, vector[whole]), whole, vector.numel())
 
 
-def best_of_lists(score: Tensor, index: Tensor, shift: Tensor) -> Tensor:
-    """max_j u_ij of each row, [M]."""
+def best_of_lists(score: Tensor, index: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """max_j u_ij of each row, [M], and the first of its targets that has it."""
     whole, shift = shared(index), shift.to(score.dtype)
     taken = torch_lists.taken(shift, index) if whole is None else shift[whole]
-    return (taken - score).amax(1)
+    value, place = (taken - score).max(1)
+    return value, index.gather(1, place[:, None]).squeeze(1)

@@ -286,18 +286,20 @@ def moments(x: Tensor, targets: Targets, bias: Tensor) -> tuple[Tensor, Tensor, 
 
 
 @uncast
-def margins(x: Tensor, targets: Targets, bias: Tensor, value: Tensor, wins: int) -> Tensor:
-    """The fall of bias_j at which target j would win so many of the rows, given v_i = min_j s_ij: [N].
+def margins(x: Tensor, targets: Targets, bias: Tensor, value: Tensor, wins: int) -> tuple[Tensor, Tensor]:
+    """The fall of bias_j at which target j would win so many of the rows, given v_i = min_j s_ij, and the mean of the
+    falls at which it would win 1, 2 and so on up to that: [N] each.
 
-    The `wins`-th smallest of s_ij − v_i over i.
+    The `wins`-th smallest of s_ij − v_i over i, and the mean of the smallest ones up to it.
     """
     if not isinstance(targets, Prepared | Blocks):
         return targets.margins(x, bias, value, wins)
-    found = torch.empty_like(bias)
+    last, mean = torch.empty_like(bias), torch.empty_like(bias)
     for start, stop, score in scores(x, targets, bias):
         margin = score - value[:, None]
-        found[start:stop] = margin.amin(0) if wins == 1 else margin.kthvalue(wins, dim=0).values
-    return found
+        least = margin.amin(0, keepdim=True) if wins == 1 else margin.topk(wins, dim=0, largest=False).values
+        last[start:stop], mean[start:stop] = least[-1], least.mean(0)
+    return last, mean
 
 
 def chosen(targets: Targets, index: Tensor) -> Tensor:

@@ -130,9 +130,10 @@ class Shards:
             mean = torch.zeros_like(mean)
         return self.spread(mean), self.once(row), self.once(square)
 
-    def margins(self, x: Tensor, bias: Tensor, value: Tensor, wins: int) -> Tensor:
+    def margins(self, x: Tensor, bias: Tensor, value: Tensor, wins: int) -> tuple[Tensor, Tensor]:
         found = ops.margins(x, self.local, self.own(bias), value, wins)
-        return self.spread(found if self.ranks.rank < self.ranks.shards else torch.zeros_like(found))
+        last, mean = found if self.ranks.rank < self.ranks.shards else map(torch.zeros_like, found)
+        return self.spread(last), self.spread(mean)
 
     def chosen(self, index: Tensor) -> Tensor:
         """Embedded targets of these indices, [K, D]."""

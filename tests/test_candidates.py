@@ -82,6 +82,19 @@ def test_the_unsmoothed_dual_is_the_mean_of_the_smallest():
     assert change == pytest.approx(truth[1] - truth[0], abs=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, torch.linspace(0, 3, N)])
+def test_what_lists_win_is_what_targets_win(weights):
+    ot, x = problem(weights)
+    found, psi = candidates(ot, x, K), ot.potential.double() + 0.02 * torch.randn(N).double()
+    found.add([listed(x[:90], ot._kernel, ot._bias(ot.potential), K)], ot.potential, 2**20)
+    cost = (torch.cdist(x.double(), ot.targets.double(), p=1) - psi).masked_fill(ot.weights == 0, math.inf)
+    mass = torch.bincount(cost[[*range(B), *range(90)]].argmin(1), minlength=N).double() / (B + 90)
+    torch.testing.assert_close(found.won(psi), mass, rtol=0, atol=1.5 / B)  # a near tie in float32 at most
+    b, over = ot.weights.double(), torch.arange(N) % 3 != 1
+    truth = sum(float((b[j] - mass[j]) ** 2 / b[j]) for j in range(N) if over[j] and b[j] > 0)
+    assert found.misfit(mass, over) == pytest.approx(truth, rel=1e-9)
+
+
 def test_reach_is_half_the_width_of_the_lists_that_a_target_is_in():
     ot, x = problem()
     found = candidates(ot, x[:1], K)
@@ -95,7 +108,9 @@ def test_margins_are_the_rises_at_which_a_target_wins_so_many_rows(wins):
     ot, x = problem()
     bias = ot._bias(ot.potential)
     low = kernels.argmin(x, ot._kernel, bias)[0]
-    rise = kernels.margins(x, ot._kernel, bias, low, wins)
+    rise, mean = kernels.margins(x, ot._kernel, bias, low, wins)
+    every = torch.stack([kernels.margins(x, ot._kernel, bias, low, k)[0] for k in range(1, wins + 1)])
+    torch.testing.assert_close(mean, every.mean(0))
     for j in (0, 17, 59):
         won = []
         for factor in (0.9999, 1.0001):

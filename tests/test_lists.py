@@ -63,9 +63,14 @@ def test_the_coldest_choose_the_best_and_share_between_ties(either):
 
 def test_the_best_of_a_list():
     score, index, shift = problem(30, 7)
-    assert torch.equal(kernels.best_of_lists(score, index, shift), (shift[index.long()] - score).amax(1))
+    u = shift[index.long()] - score
+    value, target = kernels.best_of_lists(score, index, shift)
+    assert torch.equal(value, u.amax(1))
+    assert torch.equal(target, index.gather(1, u.argmax(1, keepdim=True)).squeeze(1))
     score, index = torch.rand(30, N), torch.arange(N, dtype=torch.int32).expand(30, -1)
-    assert torch.equal(kernels.best_of_lists(score, index, shift), (shift - score).amax(1))
+    value, target = kernels.best_of_lists(score, index, shift)
+    assert torch.equal(value, (shift - score).amax(1))
+    assert torch.equal(target.long(), (shift - score).argmax(1))
 
 
 def test_targets_of_no_weight_have_no_share_and_a_row_of_them_no_mass(either):
