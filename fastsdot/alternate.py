@@ -28,7 +28,7 @@ from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
 from fastsdot.sources import EveryRank, Pushforward, Source, SourceLike, as_source, draw, dtype_of
 from fastsdot.stages import Ascent
-from fastsdot.stopping import Chi2, Rule, as_rule
+from fastsdot.stopping import Chi2, Rule, as_rule, asks
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.json"
 
@@ -332,7 +332,7 @@ def train(
                 run.save(folder / CHECKPOINT, about)
                 write_report(folder, run, stop)
             state = State(len(run.history) - 1, run.history[-1], run.history, generator, ot, source, run.report)
-            if callback and run.agree(bool(callback(state))):
+            if callback and run.agree(asks(callback(state))):
                 stop = stop or Stop.CALLBACK
     if folder is not None:
         write_report(folder, run, stop)

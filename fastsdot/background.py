@@ -22,6 +22,7 @@ from fastsdot.ots import Solution
 from fastsdot.progress import Progress
 from fastsdot.semidiscrete import SemiDiscreteOT
 from fastsdot.sources import SourceLike
+from fastsdot.stopping import asks
 
 
 class Stopped(BaseException):
@@ -123,7 +124,7 @@ class Background:
             if row["chi2"] < best.get(label, float("inf")):
                 best[label] = row["chi2"]
                 self._found[label] = dict(parts(ot))[label].potential.clone()
-            return bool(self.callback(row)) if self.callback is not None else False
+            return self.callback is not None and asks(self.callback(row))
 
         return offer
 

@@ -29,7 +29,7 @@ from fastsdot.progress import Progress
 from fastsdot.replay import Replay
 from fastsdot.semidiscrete import SemiDiscreteOT
 from fastsdot.sources import SourceLike
-from fastsdot.stopping import Rule
+from fastsdot.stopping import Rule, asks
 from fastsdot.storage import Storage, place
 from fastsdot.views import Picked
 from fastsdot.weights import as_weights
@@ -201,7 +201,7 @@ class ConditionalOT(nn.Module):
         asked: list[bool] = []  # what the callback returned
 
         def hear(row: dict[str, float], label: Label | None) -> bool:
-            asked.append(bool(callback(row | {"class": label})))
+            asked.append(asks(callback(row | {"class": label})))
             return asked[-1]
 
         for label, ot in self.items():

@@ -1,6 +1,7 @@
 """Fits of a stage: the potential that maximises the smoothed semi-dual over lists, and the temperature for it."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,7 +75,9 @@ def size_of(perplexity: float, n: int) -> int:
     return max(256, math.ceil(PER_DIRECTION * n / perplexity))
 
 
-def cool(ot: "SemiDiscreteOT", sampler: Sampler, pilot: Tensor, batch: int, budget: int) -> Candidates:
+def cool(
+    ot: "SemiDiscreteOT", sampler: Sampler, pilot: Tensor, batch: int, budget: int, late: Callable[[], bool]
+) -> Candidates:
     """The levels before the last one, each on samples of its own, the first on the pilot's; the lists of the last."""
     n, temperature, stage = ot.targets.shape[0], max(ot.ascent.scale, ot.epsilon), Stage(ot, ot.targets.shape[0])
     for x in pilot[: max(1, ENTRIES // (4 * n))].split(batch):
@@ -82,7 +85,9 @@ def cool(ot: "SemiDiscreteOT", sampler: Sampler, pilot: Tensor, batch: int, budg
     while True:
         candidates = fit(ot, stage, None, temperature)
         perplexity = candidates.perplexity(ot.potential.double(), temperature) / COOLING
-        if temperature <= ot.epsilon or perplexity <= PERPLEXITY or sampler.samples + size_of(perplexity, n) > budget:
+        coldest = max(ot.epsilon, COLDEST * ot.ascent.scale)  # where targets tie, no temperature tells them apart
+        enough = temperature <= coldest or perplexity <= PERPLEXITY or late()
+        if enough or sampler.samples + size_of(perplexity, n) > budget:
             hold_rare(ot, stage, candidates, temperature)
             return candidates
         temperature = max(ot.epsilon, candidates.temperature(ot.potential.double(), perplexity, temperature))

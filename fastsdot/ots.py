@@ -38,7 +38,7 @@ from fastsdot.progress import Progress
 from fastsdot.report import Report, Survey
 from fastsdot.sources import SourceLike
 from fastsdot.stages import Ascent, Sampler, Stage, collect, following
-from fastsdot.stopping import Rule, as_rule
+from fastsdot.stopping import Rule, as_rule, asks
 
 if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
@@ -54,6 +54,7 @@ class Reason(StrEnum):
 
     CONVERGED = "the stopping rule held on fresh samples"
     MAX_SAMPLES = "max_samples were drawn before the stopping rule held"
+    MAX_SECONDS = "max_seconds passed before the stopping rule held"
     CALLBACK = "the callback asked to stop"
 
 
@@ -145,6 +146,7 @@ def solve(
     *,
     tol: float | Rule = 0.05,
     max_samples: int | None = None,
+    max_seconds: float | None = None,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -154,9 +156,9 @@ def solve(
     """Maximise the semi-dual over ψ, and set `ot.potential` to the result.
 
     tol is a bound on χ² or a `Rule`; max_samples (by default 200 a target, and enough for some verdicts) bounds the
-    draws; batch_size is the number of samples that kernels are given at once, and changes no result but by rounding;
-    generator draws an int source; callback sees a row whenever a potential has been judged, and stops the solve by
-    returning True.
+    draws, and max_seconds the wall time: the solve ends with the first batch after that, which a fit may delay;
+    batch_size is the number of samples that kernels are given at once, and changes no result but by rounding; generator
+    draws an int source; callback sees a row whenever a potential has been judged, and returns True to stop the solve.
     The potential is the last, unless one that was judged before has a smaller χ² and a larger dual; it is set even when
     the source raises or the solve is interrupted. A call continues the last one, and follows the source when that has
     moved.
@@ -165,6 +167,8 @@ def solve(
     Source: the problem is Chen et al. 2019, algorithm 1.
     """
     rule = as_rule(tol)
+    if max_seconds is not None:
+        require_number("max_seconds", max_seconds, above=0)
     for name, value, above in (("max_samples", max_samples, 3), ("batch_size", batch_size, 0)):
         if value is not None:
             require_number(name, value, above, whole=True)
@@ -184,8 +188,14 @@ def solve(
     def judge(report: Report) -> bool:
         row = {"drawn": sampler.samples, "seconds": time.perf_counter() - started, "fitted": state.fitted}
         history.append(row | report.to_dict())
-        stop = bool(callback(history[-1])) if callback else False
+        stop = asks(callback(history[-1])) if callback else False
         return stop if ot.ranks is None else ot.ranks.agree(stop)
+
+    def late() -> bool:
+        if max_seconds is None:
+            return False
+        passed = time.perf_counter() - started > max_seconds
+        return passed if ot.ranks is None else ot.ranks.agree(passed)
 
     def learn(stage: Stage, samples: int) -> None:
         """Fit to the stage, or to so many samples that are for that alone."""
@@ -195,7 +205,7 @@ def solve(
             improve(ot, state, stage, perplexity)
 
     if cold:
-        state.candidates = cool(ot, sampler, pilot, batch, budget // 2)
+        state.candidates = cool(ot, sampler, pilot, batch, budget // 2, late)
         state.fitted = state.candidates.samples
     perplexity = sharing(ot, pilot)
     wanted = size_of(perplexity, n) // (1 if cold else 4)
@@ -206,8 +216,8 @@ def solve(
         last = sampler.samples + max(1, stage.rows) > budget
         some = min(wanted, rule.samples(n)) if sampler.even else wanted
         left = max_samples - sampler.samples if last else min(some, budget - sampler.samples)
-        verdict = collect(stage, sampler, rule, left, batch, last, progress and show)
-        over = last or sampler.samples >= max_samples
+        verdict, expired = collect(stage, sampler, rule, left, batch, last, progress and show, late)
+        over = last or expired or sampler.samples >= max_samples
         report = stage.found.report()
         if not history and report.chi2 - 2 * report.chi2_error > state.chi2:
             state.candidates = None  # the source has moved
@@ -227,7 +237,8 @@ def solve(
     if report.chi2 - 2 * report.chi2_error > best[0] and report.dual < best[1].dual:  # the last fit made it worse
         state.chi2, report, potential = best
         settle(ot, potential)
-    reason = Reason.CONVERGED if converged else Reason.CALLBACK if stop else Reason.MAX_SAMPLES
+    reason = Reason.MAX_SECONDS if expired else Reason.MAX_SAMPLES
+    reason = Reason.CONVERGED if converged else Reason.CALLBACK if stop else reason
     solution = Solution(converged, reason, report, sampler.samples, time.perf_counter() - started, history)
     if throw and not converged:
         raise NotConverged(solution)

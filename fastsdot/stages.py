@@ -171,23 +171,26 @@ def collect(
     batch: int,
     last: bool,
     show: Callable[[float], None] | None,
-) -> bool | None:
-    """Draw so many samples, or fewer if the rule is met, or if it is not and nothing will follow; its verdict."""
-    n, verdict = stage.ot.targets.shape[0], None
+    late: Callable[[], bool],
+) -> tuple[bool | None, bool]:
+    """Draw so many samples, or fewer if the rule is met, or if it is not and nothing will follow, or if it is late; the
+    rule's verdict, and whether it is late."""
+    n, verdict, expired = stage.ot.targets.shape[0], None, False
     if stage.ot.epsilon:  # soft masses come in batches of one size
         batch = stage.rows = stage.rows or max(1, min(batch, samples // 8))
     least = batch if stage.ot.epsilon else 1
-    while samples >= least:
+    while samples >= least and not expired:
         w = stage.add(sampler(min(batch, samples)))
         samples -= batch
         if show:
             show(w)
+        expired = late()
         # Asking at doubling sizes only: a rule that is asked again and again holds by chance at last.
-        if stage.samples >= (2 * stage.asked or rule.samples(n)) or (last and samples < least):
+        if stage.samples >= (2 * stage.asked or rule.samples(n)) or ((last and samples < least) or expired):
             stage.asked, verdict = stage.samples, rule.verdict(stage.found)
             if verdict or (last and verdict is False):
                 break
-    return verdict
+    return verdict, expired
 
 
 def following(fitted: int, judged: int, rule: Rule, report: Report) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from fastsdot.errors import InvalidArgument, require_number
@@ -53,6 +54,12 @@ class Chi2:
 
     def ahead(self, report: Report) -> float:
         return report.chi2 / (0.75 * self.tol)
+
+
+def asks(answer: object) -> bool:
+    """Whether a callback's answer ends a solve: True does, Python's or NumPy's, and nothing that only counts as true,
+    such as what `tqdm.update` and `file.write` return."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def as_rule(tol: "float | Rule") -> Rule:

@@ -183,6 +183,41 @@ def test_a_few_samples_a_million_away_do_not_keep_the_rest_from_converging():
     assert SemiDiscreteOT(torch.randn(100, 5)).solve(source).converged
 
 
+def test_targets_that_tie_up_to_rounding_end_the_cooling():
+    y = torch.randn(18) + 1e-7 * torch.randn(187, 18)
+    solution = SemiDiscreteOT(y, cost="dot").solve(18, max_samples=30_000)
+    assert solution.reason in Reason
+
+
+def test_exit_max_seconds():
+    ot = SemiDiscreteOT(digits())
+    solution = ot.solve(lambda n: torch.randn(n, 64), tol=1e-6, max_samples=10**8, max_seconds=0.5)
+    assert solution.reason is Reason.MAX_SECONDS
+    assert not solution.converged
+    assert 0.5 < solution.seconds < 20
+    assert solution.report.samples >= 3
+    assert bool(ot.potential.any())
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+def test_no_time_at_all_still_ends_in_a_report(epsilon):
+    ot = SemiDiscreteOT(grid(5), epsilon=epsilon)
+    for _ in range(2):  # cold, then warm
+        solution = ot.solve(Uniform(2), tol=1e-9, max_seconds=1e-9)
+        assert solution.reason is Reason.MAX_SECONDS
+        assert len(solution.history) == 1
+    with pytest.raises(InvalidArgument, match="max_seconds"):
+        ot.solve(Uniform(2), max_seconds=0)
+
+
+def test_a_callback_stops_by_true_and_by_nothing_that_counts_as_true():
+    for answer, reason in ((1, Reason.MAX_SAMPLES), ("yes", Reason.MAX_SAMPLES), (np.True_, Reason.CALLBACK)):
+        solution = SemiDiscreteOT(grid(3)).solve(
+            Uniform(2), tol=1e-9, max_samples=4000, callback=lambda row, answer=answer: answer
+        )
+        assert solution.reason is reason
+
+
 def test_exit_callback():
     solution = SemiDiscreteOT(digits()[:200], cost="l1").solve(64, tol=1e-6, callback=lambda row: True)
     assert not solution.converged
