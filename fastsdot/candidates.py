@@ -93,7 +93,7 @@ class Candidates:
 
     def residual(self, potential: Tensor, temperature: float, over: Tensor) -> float:
         """Σ_j (b_j − m_j)² / b_j of the soft masses, over some of the targets."""
-        return self.misfit(self.weights - self(potential, temperature)[1], over)
+        return self.misfit(self.masses(potential, temperature), over)
 
     def misfit(self, mass: Tensor, over: Tensor) -> float:
         """Σ_j (b_j − m_j)² / b_j, over some of the targets."""
@@ -124,8 +124,10 @@ class Candidates:
         best, _ = kernels.best_of_lists(part.score, part.index, potential - part.potential)
         return float(self.weights @ potential) - best.double()
 
-    def won(self, potential: Tensor) -> Tensor:
-        """The masses m without smoothing, [N] float64."""
+    def masses(self, potential: Tensor, temperature: float) -> Tensor:
+        """m, [N] float64; without smoothing where the temperature is 0."""
+        if temperature:
+            return self.weights - self(potential, temperature)[1]
         mass = torch.zeros_like(self.weights)
         for part in self.parts:
             _, chosen = kernels.best_of_lists(part.score, part.index, potential - part.potential)

@@ -96,12 +96,12 @@ def cool(
 
 
 def sharing(ot: "SemiDiscreteOT", x: Tensor) -> float:
-    """The perplexity at which a solve ends: `PERPLEXITY`, or that of the plan at ε."""
+    """The perplexity at which fits of a solve begin: `PERPLEXITY`, or that of the plan at ε where it is larger."""
     if not ot.epsilon:
         return PERPLEXITY
     stage = Stage(ot, ot.targets.shape[0])
     stage.take(x[:64])
-    return stage.candidates().perplexity(ot.potential.double(), ot.epsilon)
+    return max(PERPLEXITY, stage.candidates().perplexity(ot.potential.double(), ot.epsilon))
 
 
 def by_dual(ot: "SemiDiscreteOT", before: Candidates, fresh: Candidates, box: tuple[Tensor, Tensor]) -> float:
@@ -130,16 +130,17 @@ def by_misfit(ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temper
 
     def expected(psi: Tensor, temperature: float) -> float:
         noise = candidates.noise(psi, temperature) * (1 if stage.even else 2)
-        return candidates.misfit(candidates.won(psi), ~held) + noise
+        return candidates.misfit(candidates.masses(psi, ot.epsilon), ~held) + noise
 
-    least = expected(ot.potential.double(), temperature)
-    while FALL * temperature > COLDEST * ot.ascent.scale:
-        psi = maximum(ot, candidates, stage.box(candidates, held), FALL * temperature)
-        error = expected(psi, FALL * temperature)
+    least, coldest = expected(ot.potential.double(), temperature), max(ot.epsilon, COLDEST * ot.ascent.scale)
+    while temperature > coldest:
+        lower = max(coldest, FALL * temperature)
+        psi = maximum(ot, candidates, stage.box(candidates, held), lower)
+        error = expected(psi, lower)
         if error >= least:
             break
         ot.potential.copy_(psi)
-        temperature, least = FALL * temperature, error
+        temperature, least = lower, error
     return temperature
 
 
@@ -156,14 +157,11 @@ def ready(state: Ascent, stage: Stage, rule: Rule, verdict: bool | None, report:
 def improve(ot: "SemiDiscreteOT", state: Ascent, stage: Stage, perplexity: float) -> None:
     """Fit the potential to the stage's samples and to those before."""
     before, fresh = state.candidates, stage.candidates()
-    if ot.epsilon:
-        state.temperature = ot.epsilon
-    elif before is None or not state.temperature:
-        state.temperature = fresh.temperature(ot.potential.double(), perplexity, state.scale)
-    else:
+    if before is None or not state.temperature:
+        state.temperature = max(ot.epsilon, fresh.temperature(ot.potential.double(), perplexity, state.scale))
+    elif not ot.epsilon:
         state.temperature = by_dual(ot, before, fresh, stage.box(fresh, rare(ot, before.samples)))
     state.candidates = fit(ot, stage, before, state.temperature)
-    if not ot.epsilon:
-        state.temperature = by_misfit(ot, stage, state.candidates, state.temperature)
+    state.temperature = by_misfit(ot, stage, state.candidates, state.temperature)
     hold_rare(ot, stage, state.candidates, state.temperature)
     state.fitted, state.chi2 = state.candidates.samples, math.inf
