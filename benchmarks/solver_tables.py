@@ -13,8 +13,6 @@ from pathlib import Path
 import races
 from suite import GOAL
 
-REASONS = {"CONVERGED": "yes", "MAX_SAMPLES": "no", "CALLBACK": "no"}
-
 
 def about(machine: dict) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, load {machine['load']} at the end."
@@ -43,7 +41,7 @@ def suite_table(found: dict) -> str:
         least = f"{row['least']:.3f}" if row["least"] > 5e-4 else "0"
         lines.append(
             f"{head} {f'**{chi2}**' if missed(row) else chi2} | {least} | {row['samples_per_target']:.1f} |"
-            f" {row['seconds']:.2f} | {REASONS[row['reason']]} |"
+            f" {row['seconds']:.2f} | {'yes' if row['converged'] else 'no'} |"
         )
     return "\n".join(lines) + "\n"
 
