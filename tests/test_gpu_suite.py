@@ -54,6 +54,16 @@ def test_a_wrong_kernel_is_a_failure_and_a_right_one_is_not(tmp_path):
     assert "## Failures\n\n- correctness: naive argmin" in (wrong / "README.md").read_text()
 
 
+def test_the_steps_of_a_solve_are_timed(tmp_path):
+    suite = BENCHMARKS / "gpu_suite.py"
+    done = python(suite, "--small", "--only", "solver", "--backends", "naive", "--out", tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["failures"] == []
+    assert [name for name, values in found["solver"].items() if "absent" in values] == []
+    assert all(found["solver"][f"step, {cost}"]["kernel"] > 0 for cost in ("sqeuclidean", "l1"))
+
+
 def test_it_imports_the_checkout_without_an_installation(tmp_path):
     script = "import sys; sys.path.insert(0, sys.argv[1]); from gpu import checkout; checkout.use()\n"
     script += "import fastsdot.kernels as k; print(k.__file__)"

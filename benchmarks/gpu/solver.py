@@ -26,14 +26,15 @@ def targets(session: Session) -> Tensor:
 
 def step_share(session: Session, cost: str) -> dict[str, float]:
     """Seconds of a step with all that is around the kernel, of its lists alone, and their ratio."""
-    from fastsdot import ots, stages
+    from fastsdot import fitting, ots, stages
     from fastsdot.semidiscrete import SemiDiscreteOT
 
     ot = SemiDiscreteOT(targets(session), cost=cost)
     sampler, batch = stages.Sampler(ot, ot.targets.shape[1]), ots.default_batch(ot)
+    ot.ascent, _ = ots.begin(ot, sampler(batch))
 
     def steps() -> None:
-        stage = stages.Stage(ot, stages.PERPLEXITY)
+        stage = stages.Stage(ot, fitting.PERPLEXITY)
         for _ in range(STEPS):
             stage.add(sampler(batch))
 
