@@ -24,7 +24,18 @@ checkout.use()
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, and so before the kernels are
 
-from gpu import ceilings, correctness, environment, invariance, pictures, report, sanitizer, solver, timings  # noqa: E402
+from gpu import (  # noqa: E402
+    ceilings,
+    correctness,
+    environment,
+    invariance,
+    lists,
+    pictures,
+    report,
+    sanitizer,
+    solver,
+    timings,
+)
 from gpu.session import Session  # noqa: E402
 
 from fastsdot.kernels import BACKENDS  # noqa: E402
@@ -35,6 +46,7 @@ PARTS: dict[str, tuple[Part, float]] = {
     "ceilings": (lambda session, _: ceilings.run(session), 0.06),
     "correctness": (lambda session, _: correctness.run(session), 0.28),
     "invariance": (lambda session, _: invariance.run(session), 0.38),
+    "lists": (lambda session, _: lists.run(session), 0.41),
     "solver": (lambda session, _: solver.run(session), 0.52),
     "timings": (lambda session, results: timings.run(session, results.get("ceilings", {})), 0.9),
     "sanitizer": (lambda session, _: sanitizer.run(session), 1.0),

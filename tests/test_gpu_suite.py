@@ -54,13 +54,15 @@ def test_a_wrong_kernel_is_a_failure_and_a_right_one_is_not(tmp_path):
     assert "## Failures\n\n- correctness: naive argmin" in (wrong / "README.md").read_text()
 
 
-def test_the_steps_of_a_solve_are_timed(tmp_path):
+def test_lists_and_the_steps_of_a_solve_are_measured(tmp_path):
     suite = BENCHMARKS / "gpu_suite.py"
-    done = python(suite, "--small", "--only", "solver", "--backends", "naive", "--out", tmp_path, cwd=tmp_path)
+    done = python(suite, "--small", "--only", "lists", "solver", "--backends", "naive", "--out", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["failures"] == []
-    assert [name for name, values in found["solver"].items() if "absent" in values] == []
+    for part in ("lists", "solver"):
+        assert [name for name, values in found[part].items() if "absent" in values] == []
+    assert found["lists"]["64 × 33 of 33"]["mass"] < 1e-5
     assert all(found["solver"][f"step, {cost}"]["kernel"] > 0 for cost in ("sqeuclidean", "l1"))
 
 

@@ -101,6 +101,7 @@ SECTIONS = {
     "ceilings": ceilings,
     "correctness": correctness,
     "invariance": invariance,
+    "lists": figures,
     "timings": timings,
     "solver": figures,
     "sanitizer": figures,
