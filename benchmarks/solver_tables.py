@@ -41,7 +41,7 @@ def suite_table(found: dict) -> str:
         least = f"{row['least']:.3f}" if row["least"] > 5e-4 else "0"
         lines.append(
             f"{head} {f'**{chi2}**' if missed(row) else chi2} | {least} | {row['samples_per_target']:.1f} |"
-            f" {row['seconds']:.2f} | {'yes' if row['converged'] else 'no'} |"
+            f" {row['seconds']:.2f} | {'yes' if row['reason'] == 'CONVERGED' else 'no'} |"
         )
     return "\n".join(lines) + "\n"
 
