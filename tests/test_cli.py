@@ -87,7 +87,7 @@ def row_of(table, name) -> list[float]:
 
 
 def test_evaluate_shows_intervals_bounds_and_a_bracket(run):
-    asked = ("evaluate", run, "--samples", 300, "--bracket", 2000, "--confidence", 0.9)
+    asked = ("evaluate", run, "--samples", 60, "--bracket", 2000, "--confidence", 0.9)
     values, table = json.loads(succeed(*asked, "--json")), succeed(*asked)
     for name in ("chi2", "primal", "dual", "gap"):
         low, high = values["interval"][name]
