@@ -91,10 +91,6 @@ class Candidates:
         mass = torch.stack([found.mass for found in sums]).sum(0)
         return float(self.weights @ potential) - value / m, self.weights - mass / m
 
-    def residual(self, potential: Tensor, temperature: float, over: Tensor) -> float:
-        """Σ_j (b_j − m_j)² / b_j of the soft masses, over some of the targets."""
-        return self.misfit(self.masses(potential, temperature), over)
-
     def misfit(self, mass: Tensor, over: Tensor) -> float:
         """Σ_j (b_j − m_j)² / b_j, over some of the targets."""
         return float(((self.weights - mass).square() / self.weights)[over & (self.weights > 0)].sum())

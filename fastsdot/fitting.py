@@ -56,7 +56,8 @@ def fit(ot: "SemiDiscreteOT", stage: Stage, before: Candidates | None, temperatu
         held = rare(ot, candidates.samples)
         ot.potential.copy_(maximum(ot, candidates, stage.box(candidates, held), temperature))
         psi = ot.potential.double()
-        enough = candidates.residual(psi, temperature, ~held) <= HELD * candidates.noise(psi, temperature)
+        misfit = candidates.misfit(candidates.masses(psi, temperature), ~held)
+        enough = misfit <= HELD * candidates.noise(psi, temperature)
         if enough or listing == LISTINGS - 1 or not stage.list_again():
             break
     return candidates

@@ -55,6 +55,13 @@ def test_no_point_is_at_infinity(dtype):
     assert bool(x.isfinite().all())
 
 
+@pytest.mark.parametrize("source", [1, distributions.Normal(torch.zeros(1), torch.ones(1))])
+def test_points_at_the_ends_of_the_sequence_are_finite(source, monkeypatch):
+    ends = torch.tensor([[0.0], [1 - 2.0**-31]], dtype=torch.float64)  # the second is 1 in float32
+    monkeypatch.setattr(torch.quasirandom.SobolEngine, "draw", lambda *_, **__: ends)
+    assert bool(evenly(source, CPU, None)(2).isfinite().all())
+
+
 @pytest.mark.parametrize(
     "source",
     [
