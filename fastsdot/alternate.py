@@ -26,7 +26,7 @@ from fastsdot.progress import Progress
 from fastsdot.ranks import apart
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
-from fastsdot.sources import EveryRank, Pushforward, Source, SourceLike, as_source, draw, dtype_of
+from fastsdot.sources import EveryRank, Pushforward, Source, SourceLike, as_source, draw, dtype_of, in_shards
 from fastsdot.stages import Ascent
 from fastsdot.stopping import Chi2, Rule, as_rule, asks
 
@@ -341,15 +341,13 @@ def train(
 
 def require_together(generator: nn.Module, replay: int | None, out: str | Path | None) -> None:
     """Raise `InvalidArgument` for a generator that ranks would train apart, or that cannot be copied or saved whole."""
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # not loaded by torch itself
-
-    in_shards = any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in generator.modules())
-    if not in_shards and not isinstance(generator, nn.parallel.DistributedDataParallel):
+    sharded = in_shards(generator)
+    if not sharded and not isinstance(generator, nn.parallel.DistributedDataParallel):
         remedy = "wrap it in torch.nn.parallel.DistributedDataParallel"
         raise InvalidArgument("generator", "one that the ranks train together", type(generator).__name__, remedy)
-    if in_shards and replay is None:
+    if sharded and replay is None:
         raise InvalidArgument("replay", "a number for a generator in shards, which FIT cannot copy", "None", "give 10")
-    if in_shards and out is not None:
+    if sharded and out is not None:
         remedy = "save it by callback=, with torch.distributed.checkpoint"
         raise InvalidArgument("out", "None for a generator in shards", repr(str(out)), remedy)
 

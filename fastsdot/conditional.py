@@ -28,7 +28,7 @@ from fastsdot.labels import Classes, Label, Labels, classify
 from fastsdot.progress import Progress
 from fastsdot.replay import Replay
 from fastsdot.semidiscrete import SemiDiscreteOT
-from fastsdot.sources import SourceLike
+from fastsdot.sources import SourceLike, over_ranks
 from fastsdot.stopping import Rule, asks
 from fastsdot.storage import Storage, place
 from fastsdot.views import Picked
@@ -194,7 +194,7 @@ class ConditionalOT(nn.Module):
         """
         started = time.perf_counter()
         one = callable(source) and not isinstance(source, Mapping)
-        shared = Replay(source, self.shape, self.device) if one else None
+        shared = Replay(over_ranks(source, None), self.shape, self.device) if one else None
         sources = self._sources(source) if shared is None else {label: shared.reader() for label in self._labels}
         options = {"tol": tol, "max_samples": max_samples, "batch_size": batch_size, "generator": generator}
         found: dict[Label | None, ots.Solution] = {}

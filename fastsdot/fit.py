@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fastsdot.errors import SourceError, require_number
+from fastsdot.errors import InvalidArgument, SourceError, require_number
 from fastsdot.progress import Progress
 from fastsdot.ranks import apart
 from fastsdot.semidiscrete import SemiDiscreteOT, decode
-from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw, dtype_of, replica
+from fastsdot.sources import Pushforward, Source, SourceLike, as_source, draw, dtype_of, in_shards, replica
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,7 +36,13 @@ class Fitted:
 
 
 def frozen(pushforward: Pushforward) -> Pushforward:
-    """The same distribution with a copy of the generator that no longer learns."""
+    """The same distribution with a copy of the generator that no longer learns.
+
+    Raises `InvalidArgument` for a generator in shards (FSDP), which cannot be copied.
+    """
+    if in_shards(pushforward.generator):
+        remedy = "give replay=, which stores its samples instead, and no precision="
+        raise InvalidArgument("generator", "one that FIT can copy", "one in shards (FSDP)", remedy)
     return replace(pushforward, generator=copy.deepcopy(replica(pushforward.generator)).requires_grad_(False))
 
 
@@ -92,8 +98,9 @@ def fit(
     perturbation is the standard deviation of noise added to g(z) before T, as in the source that ψ was solved for;
     reference is g where that is not the generator as it stands.
 
-    Raises `InvalidArgument` for numbers out of range and `SourceError` when the generator's samples do not have the
-    shape of a target or are not finite. Source: Chen et al. 2019, algorithm 2.
+    Raises `InvalidArgument` for numbers out of range, and for a generator in shards (FSDP) without `replay`, since it
+    cannot be copied; `SourceError` when the generator's samples do not have the shape of a target or are not finite.
+    Source: Chen et al. 2019, algorithm 2.
     """
     for name, value in (("steps", steps), ("batch_size", batch_size), ("replay", 1 if replay is None else replay)):
         require_number(name, value, above=0, whole=True)

@@ -77,7 +77,7 @@ class Refresh:
     `ot.solve`'s. `log` gets what `measures` makes of each solution: wandb.log, say, or a writer of scalars.
 
     On several ranks every rank calls it; the potentials agree where `source` is an `EveryRank`, or `ot` has a group.
-    For a generator in shards (FSDP) it has to be an `EveryRank`.
+    For a generator in shards (FSDP) it has to be a `Pushforward` or an `EveryRank`.
     """
 
     ot: SemiDiscreteOT

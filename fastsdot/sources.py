@@ -1,7 +1,7 @@
 """Sources: anything that can be sampled, as a function `source(n) -> [n, *shape]`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,8 @@ class EveryRank:
 
     For a generator that all ranks must run together, as FSDP's, since of other sources rank 0 alone draws where the
     `SemiDiscreteOT` has a group; and for potentials that agree where it has none and every rank solves for itself.
-    The group is that of the `SemiDiscreteOT` where it has one, and else the default one unless given.
+    The group is that of the `SemiDiscreteOT` where it has one, and else the default one unless given. A `Pushforward`
+    of an FSDP module is taken as one of every rank; a function has to say so itself, since it hides what it runs.
 
     Raises `SourceError` when two ranks drew the same samples, and `RankError` when one does not answer.
     """
@@ -69,6 +70,34 @@ class EveryRank:
             remedy = "seed every rank differently, with torch.manual_seed(seed + rank) say"
             raise SourceError("source", "other samples on every rank", "the same on ranks 0 and 1", remedy)
         return parts.flatten(0, 1)[:n]
+
+
+def over_ranks(source: SourceLike, ranks: Ranks | None) -> SourceLike:
+    """The source that ranks draw from together: of every rank where FSDP has shared its generator out.
+
+    Raises `SourceError` for a generator of DTensors without FSDP, as of tensor parallelism, where rank 0 would wait for
+    the others: they have to run it on the same latents, which `EveryRank` does not do.
+    """
+    generator = source.generator if isinstance(source, Pushforward) else None
+    if isinstance(generator, nn.Module):
+        if in_shards(generator):
+            source = EveryRank(source)
+        elif ranks is not None and any(hasattr(q, "device_mesh") for q in generator.parameters()):
+            expected = "a generator that is whole on every rank, or in shards by FSDP"
+            remedy = "leave group= out, and draw the same latents on every rank"
+            raise SourceError("source", expected, "parameters that are DTensors", remedy)
+    if ranks is not None and isinstance(source, EveryRank):
+        return replace(source, group=ranks.group)
+    return source
+
+
+def in_shards(generator: nn.Module) -> bool:
+    """Whether FSDP has shared the parameters out, so that all ranks have to run the module together."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # not loaded by torch itself
+
+    return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in generator.modules())
 
 
 def replica(generator: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from fastsdot import kernels
 from fastsdot.candidates import Candidates, listed
 from fastsdot.quasirandom import evenly
 from fastsdot.report import Report, Survey
-from fastsdot.sources import EveryRank, SourceLike, as_source, draw
+from fastsdot.sources import EveryRank, SourceLike, as_source, draw, over_ranks
 from fastsdot.stopping import Rule
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ class Sampler:
     its share of an `EveryRank`."""
 
     def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
+        source = over_ranks(source, ot.ranks)
         self.source = as_source(source, device=ot.device, generator=generator)
         self.even = evenly(source, ot.device, generator)
-        self.shape, self.device, self.ranks, self.samples = ot.shape, ot.device, ot.ranks, 0
-        if self.ranks is not None and isinstance(self.source, EveryRank):
-            self.source, self.ranks = replace(self.source, group=self.ranks.group), None
+        self.shape, self.device, self.samples = ot.shape, ot.device, 0
+        self.ranks = None if isinstance(source, EveryRank) else ot.ranks
 
     def __call__(self, n: int, even: bool = False) -> Tensor:
         """`even` for a fit alone: quasi-random where that is known for the source."""

@@ -6,10 +6,22 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from fastsdot import InvalidArgument, Precision, RunError, SemiDiscreteOT, SourceError, Stop, fit, train
+from fastsdot import (
+    ConditionalOT,
+    InvalidArgument,
+    Precision,
+    RunError,
+    SemiDiscreteOT,
+    SourceError,
+    Stop,
+    fit,
+    train,
+)
 from fastsdot.fit import draw_pairs, take
 from fastsdot.losses import Refresh, TransportLoss
 from fastsdot.sources import EveryRank, Gaussian, Pushforward
@@ -98,9 +110,40 @@ def fsdp(folder):
         generator, ot = sharded(), SemiDiscreteOT(TARGETS, group=group)
         source = EveryRank(Pushforward(generator, Gaussian(4)))
         descend(generator, ot, source)
-    before = ot.solve(source, max_samples=6000).report.dual
+    before = ot.solve(source.source, max_samples=6000).report.dual
+    with pytest.raises(InvalidArgument, match=r"one in shards \(FSDP\); give replay="):
+        fit(generator, ot, 4)
     fit(generator, ot, 4, steps=60, batch_size=64, replay=5)
     assert ot.solve(source, max_samples=6000).report.dual < 0.8 * before
+    assert agree(ot.potential)
+
+
+def plain(folder):
+    """A `Pushforward` of a generator in shards is drawn from on every rank without being told; no call waits."""
+    for generator in (sharded(), FullyShardedDataParallel(network(), device_id=torch.device("cpu"))):
+        for group in (None, dist.group.WORLD):
+            ot = SemiDiscreteOT(TARGETS, group=group)
+            source = Pushforward(generator, Gaussian(4))
+            assert ot.solve(source, tol=0.5).report.chi2 < 0.6
+            assert agree(ot.potential)
+            ot.evaluate(source, samples=1000)
+            assert agree(torch.tensor(ot.bracket(source, samples=1000).lower))
+        labels = torch.arange(60) % 2
+        by_class = ConditionalOT(TARGETS, labels)
+        by_class.solve(Pushforward(generator, Gaussian(4)), tol=0.5)
+        assert agree(by_class[1].potential)
+
+
+def tensors(folder):
+    """Tensor parallelism runs on the same latents everywhere: refused where rank 0 would wait, and possible without."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    net = parallelize_module(network(), mesh, {"0": ColwiseParallel(output_layouts=Replicate())})
+    alike = torch.Generator().manual_seed(3)
+    source = Pushforward(net, lambda n: torch.randn(n, 4, generator=alike))
+    with pytest.raises(SourceError, match="parameters that are DTensors; leave group= out"):
+        SemiDiscreteOT(TARGETS, group=dist.group.WORLD).solve(source)
+    ot = SemiDiscreteOT(TARGETS)
+    ot.solve(source, tol=0.5)
     assert agree(ot.potential)
 
 

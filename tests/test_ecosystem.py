@@ -33,7 +33,8 @@ def launch(folder, *cases):
 
 def test_generators_over_two_ranks_and_potentials_that_agree(tmp_path):
     lightning = ["lightning"] if importlib.util.find_spec("lightning") else []
-    launch(tmp_path, "apart", "seeds", "ddp", "fsdp", "alternation", *lightning)  # most of a launch is importing torch
+    cases = ("apart", "seeds", "ddp", "fsdp", "plain", "tensors", "alternation", *lightning)
+    launch(tmp_path, *cases)  # together, since most of a launch is importing torch
 
 
 @quiet
