@@ -46,7 +46,7 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True)
 class State:
-    """What a callback sees after each round."""
+    """What a callback sees after each round: its record, as in `Trained`, those so far, and the pieces as they are."""
 
     round: int
     record: dict[str, Any]
@@ -276,8 +276,8 @@ def train(
         Ranks that share the work, for a generator in DistributedDataParallel, or in FSDP with replay= and no out=.
         All call alike, seeded differently: each draws its share of OTS and its own batches of FIT. Rank 0 writes to
         `out`, a folder that all of them see, and its clock and callback decide when to stop.
-    callback
-        Sees a `State` after every round, and stops training by returning True.
+    progress, callback
+        See a `Progress` as it goes on, and a `State` after every round; a callback stops training by True.
 
     Raises `RunError` when `out` holds another run, `InvalidArgument` for a generator that the group's ranks would train
     apart, and what `solve` and `fit` raise; the checkpoint of the last whole round stays.

@@ -39,7 +39,8 @@ class Background:
     Where the workers of a loader draw the pairs, call `refresh` between epochs: they start with that potential.
 
     The block's end stops the thread at its next batch of samples; what raises in the thread is raised at the next
-    batch, or at the end. Raises `InvalidArgument` for an ot that is shared by ranks, whose passes are collective.
+    batch, or at the end. Raises `InvalidArgument` for an ot that is shared by ranks, whose passes are collective, for
+    `every` unless above 0, and for a coupling that has a background already.
     """
 
     def __init__(

@@ -70,6 +70,7 @@ class Bracket:
 
     @property
     def width(self) -> float:
+        """upper − lower, in units of cost."""
         return self.upper - self.lower
 
     @property

@@ -40,6 +40,8 @@ UNFINISHED = (ots.Reason.CALLBACK, ots.Reason.MAX_SAMPLES)  # what a conditional
 class ConditionalOT(nn.Module):
     """Optimal transport from a source onto each class of `targets` [N, *shape], and onto all of them.
 
+        T(x, k) = y_j,   j = argmin over the targets j of class k of c(x, y_j) − ψ_j
+
     labels: [N], a class for each target: integers ≥ 0, or strings. unconditional: whether rows without a label are
     served, by a potential over all targets; with K classes of one size its solve costs K times those of all classes
     together. weights: [N]. The other arguments are those of `SemiDiscreteOT`; `memory` is shared out over the classes

@@ -150,7 +150,10 @@ class Coupling:
         return None
 
     def get_map(self, x0: Tensor, x1: Tensor | None = None) -> Tensor:
-        """The plan between x0 and *all* targets, sparse [B, N]: 1/B at (i, j) where x0_i goes to y_j."""
+        """The plan between x0 and *all* targets, sparse [B, N]: 1/B at (i, j) where x0_i goes to y_j.
+
+        For `sample_map`, as torchcfm's.
+        """
         index = self(x0, x1).index
         rows, size = torch.arange(len(index), device=index.device), (len(index), self.ot.targets.shape[0])
         mass = torch.full((len(index),), 1 / len(index), device=index.device)
@@ -190,6 +193,7 @@ class CoupledBatches(IterableDataset):
     generator for every iteration. So neither workers, ranks nor epochs share noise, any number of workers above 0
     yields the same batches in the same order, and `torch.manual_seed` or the loader's `generator=` repeats them.
     Workers keep the potential that they started with; the next iteration's start with the newest.
+    Raises `InvalidArgument` unless batch_size and batches are integers above 0.
     """
 
     def __init__(self, coupling: Coupling, batch_size: int, *, noise: Noise | None = None, batches: int | None = None):

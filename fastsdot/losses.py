@@ -78,6 +78,7 @@ class Refresh:
 
     On several ranks every rank calls it; the potentials agree where `source` is an `EveryRank`, or `ot` has a group.
     For a generator in shards (FSDP) it has to be a `Pushforward` or an `EveryRank`.
+    Raises `InvalidArgument` unless `every` is an integer above 0, and in `step` what `ot.solve` raises.
     """
 
     ot: SemiDiscreteOT

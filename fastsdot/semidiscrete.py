@@ -48,9 +48,18 @@ class SemiDiscreteOT(nn.Module):
     precision
         "exact", the default: the target chosen has the smallest score up to float32 rounding, by low precision with a
         proof where that is fastest; "float32" takes no step in lower precision; "low" leaves the proof out.
+    device
+        Where targets, potential and samples are; that of the targets by default.
+    memory
+        Bytes that the kernels' layouts may take; where they need more, every pass reads the targets in blocks. By
+        default 1 GiB for a mapped file, half of a GPU's free memory, and no limit for targets that are in place.
+    group, shards
+        A group of torch.distributed whose ranks share the work, each making the same calls with the same arguments,
+        and the number of shards that the targets are in, a divisor of its size: by default 1, a copy on every rank,
+        where the layouts fit `memory`, and otherwise a shard a rank. See `fastsdot.ranks`.
 
-    Raises `InvalidArgument` for values that cannot be used and `BackendUnavailable` with the reason when the backend
-    named cannot run. Source: Chen et al., ICML 2019, section 3.1.
+    Raises `InvalidArgument` for values that cannot be used, `BackendUnavailable` with the reason when the backend named
+    cannot run, and `RankError` when another rank fails or does not answer. Source: Chen et al., ICML 2019, section 3.1.
     """
 
     targets: Tensor | Storage | Shared
@@ -132,6 +141,7 @@ class SemiDiscreteOT(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where targets and potential are, and samples have to be."""
         return self.targets.device
 
     @property
@@ -195,7 +205,10 @@ class SemiDiscreteOT(nn.Module):
         return (unit * mean).reshape(x.shape).to(x.dtype)
 
     def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k smallest c(x, y_j) − ψ_j in ascending order and their targets' indices: [B, k], [B, k] int64."""
+        """The k smallest c(x, y_j) − ψ_j in ascending order and their targets' indices: [B, k], [B, k] int64.
+
+        Raises `InvalidArgument` unless 1 ≤ k ≤ N, and as `assign` does.
+        """
         if not 1 <= k <= self.targets.shape[0]:
             raise InvalidArgument("k", f"1 ≤ k ≤ {self.targets.shape[0]}, the number of targets", str(k), "lower k")
         x = self._flat(x)
@@ -203,7 +216,10 @@ class SemiDiscreteOT(nn.Module):
         return value + self.cost.row(x, self._embedding)[:, None], index
 
     def evaluate(self, source: SourceLike, samples: int = 100_000, batch_size: int | None = None) -> Report:
-        """Measure marginal error, primal, dual and gap of the potential on fresh samples."""
+        """Measure marginal error, primal, dual and gap of the potential on fresh samples.
+
+        Raises `InvalidArgument` for numbers out of range and `SourceError` for batches that are not finite samples.
+        """
         return ots.evaluate(self, source, samples, batch_size)
 
     def bracket(

@@ -32,7 +32,8 @@ class Chi2:
     """χ² ≤ tol, by three standard errors of at most tol/4: true below, false above by one, undecided between.
 
     True also takes 3 / √(tol b) samples for the smallest weight b above 0: that target may hold √(tol b) of the mass
-    before χ² is above tol, and a standard error says nothing of what no sample has shown.
+    before χ² is above tol, and a standard error says nothing of what no sample has shown. χ² is dimensionless, and
+    unbiased: arXiv 2509.25519, eq. 3.5. Raises `InvalidArgument` unless tol is a finite number above 0.
     """
 
     tol: float

@@ -32,7 +32,8 @@ class Precision:
 
     alpha, ot1 and fit are α, ε_ot1 and ε_fit: training is done when T_c^β ≤ fit. ot2 bounds E_ot2 in units of
     cost^β besides α T_c^β; None leaves α T_c^β alone. OTS is repeated with half the tolerance, and FIT with as many
-    steps again, up to `tries` times each.
+    steps again, up to `tries` times each. Raises `InvalidArgument` unless 0 < α < ½, ε_ot1 ≥ 0, fit ≥ 0 and ot2 > 0.
+    Source: (5) to (7) in section 3.3 of Chen et al. 2019, as at the head of `fastsdot.theory`.
     """
 
     alpha: float = 0.05
