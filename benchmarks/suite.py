@@ -28,7 +28,7 @@ from fastsdot import SemiDiscreteOT
 from fastsdot.sources import SourceLike
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fastsdot-suite"
-FRESH = 50  # samples a target that judge a solve
+FRESH, FRESH_SLOW = 50, 10  # samples a target that judge a solve, and one of a slow problem
 FRESH_SEED = 10**6  # added to the seed of the solve
 GOAL = 0.05  # χ²
 COLUMNS = "problem                                        N     D      χ²      error   floor  s/target  seconds  reason"
@@ -64,7 +64,7 @@ def solve(problem: Problem, files: Files, samples_per_target: float, tol: float 
         torch.manual_seed(seed)
         solution = ot.solve(source, **options)
         torch.manual_seed(FRESH_SEED + seed)
-        report = ot.evaluate(source, FRESH * n)
+        report = ot.evaluate(source, (FRESH_SLOW if problem.slow else FRESH) * n)
     except Exception as error:  # a row that fails is a result
         return found | {"failed": f"{type(error).__name__}: {error}"}
     return found | {

@@ -210,8 +210,7 @@ class Least:
         if int(needed.min()) < len(margin):
             row = torch.arange(len(margin), device=margin.device)
             margin = margin.masked_fill(row[:, None] >= needed, torch.inf)
-        both = torch.cat([self.least[:, first:last], margin])
-        self.least[:, first:last] = both.topk(self.wins, dim=0, largest=False).values.sort(0).values
+        kernels.fold_columns(self.least, first, margin, margin.new_zeros(len(margin)))
 
     def levels(self, b: Tensor, samples: int) -> Tensor:
         rank = (b.double() * self.needed).round().long().clamp(1, self.wins)

@@ -45,3 +45,4 @@ from .ops import (
 from .prepared import Prepared as Prepared, prepare as prepare
 from .select import BACKENDS as BACKENDS, refusal as refusal
 from .shards import Shards as Shards, spans as spans
+from .smallest import fold_columns as fold_columns

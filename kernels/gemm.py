@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from . import merge, philox, streaming, threads
+from . import merge, philox, smallest, streaming, threads
 from .form import Form
 
 Result = TypeVar("Result")
@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 BLOCK_SCORES = 2**15
 NARROWEST = 256  # targets in a block of products
 PART_PRODUCTS = 2**25  # multiplications worth a part; one row of 60 000 × 784 is read at the memory's speed regardless
+ROWS = 64  # samples worth a part, where they are shared out
 PARTS = 4  # for each thread, so that one that is disturbed leaves work to the others
 BLOCK = 2048  # targets in a block when the form is not a product, and
 BLOCK_COORDINATES = 2**22  # of x − y formed at once when the form is not a product
@@ -119,8 +120,20 @@ def _join_soft(values: list[Tensor], epsilon: float) -> Tensor:
 
 
 def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> tuple[Tensor, Tensor]:
-    def part(score: streaming.Score, n: int, width: int) -> tuple[Tensor, Tensor]:
-        return streaming.topk(score, n, width, k)
+    """Samples are shared out instead of targets where there are many, so that no lists have to be joined."""
 
-    found = reduce_parts(x, layout[0], bias, form, part)
+    def part(score: streaming.Score, n: int, width: int) -> tuple[Tensor, Tensor]:
+        return smallest.topk(score, n, width, k)
+
+    y, count = layout[0].detach(), len(parts(x, layout[0], form))
+    if x.shape[0] >= ROWS * count:
+        rows = x.detach().tensor_split(count)
+        score = partial(block_score, layout=[y], bias=bias.detach(), form=form)
+
+        def run(task: int) -> tuple[Tensor, Tensor]:
+            scores, width = score(rows[task])
+            return part(scores, y.shape[0], width)
+
+        return tuple(map(torch.cat, zip(*threads.gather(run, count), strict=True)))
+    found = reduce_parts(x, y, bias, form, part)
     return reduce(partial(merge.topk, k=k), [(value, index + start) for start, (value, index) in found])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastsdot.errors import BackendUnavailable
 
-from . import numba_power, numba_race, streaming
+from . import numba_power, numba_race, smallest, streaming
 from .form import Form
 from .numba_tile import FUSED, SHAPE, Shape, accumulate, add_bias, any_below, plus, root, rows_below, store, zeros
 from .threads import share
@@ -186,7 +186,7 @@ def topk(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> t
     if x.shape[0] == 0:
         return x.new_empty(0, k), x.new_empty(0, k, dtype=torch.int64)
     score, width = block_score(x, layout, bias, form)
-    return streaming.topk(score, layout[0].shape[0], width, k)
+    return smallest.topk(score, layout[0].shape[0], width, k)
 
 
 def sample(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, seed: Tensor) -> Tensor:

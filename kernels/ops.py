@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, Union
 import torch
 from torch import Tensor
 
-from . import gemm, streaming
+from . import gemm, smallest, streaming
 from .blocks import Blocks, Chosen, Soft, centred_moments
 from .form import find
 from .prepared import Prepared
@@ -294,12 +294,10 @@ def margins(x: Tensor, targets: Targets, bias: Tensor, value: Tensor, wins: int)
     """
     if not isinstance(targets, Prepared | Blocks):
         return targets.margins(x, bias, value, wins)
-    last, mean = torch.empty_like(bias), torch.empty_like(bias)
-    for start, stop, score in scores(x, targets, bias):
-        margin = score - value[:, None]
-        least = margin.amin(0, keepdim=True) if wins == 1 else margin.topk(wins, dim=0, largest=False).values
-        last[start:stop], mean[start:stop] = least[-1], least.mean(0)
-    return last, mean
+    least = bias.new_full((wins, bias.numel()), torch.inf)
+    for start, _, score in scores(x, targets, bias):
+        smallest.fold_columns(least, start, score, value)
+    return least[-1], least.mean(0)
 
 
 def chosen(targets: Targets, index: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import gemm, numba_lp, screen_inner, screen_l1, streaming
 from .form import Form
 from .numba_bytes import store_lowest
+from .numba_smallest import fill, keep
 from .numba_tile import store
 from .screen_bounds import FLOATS, cut, each, padded
 from .threads import share
@@ -40,16 +41,6 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
     if reduction not in ("argmin", "topk"):
         return f"it finds the smallest scores alone, and {reduction} needs the others too"
     return PARTS[form.kind].refusal(form, d)
-
-
-@njit(inline="always")
-def keep(score, j, best, index):
-    """Insert a score below the last of `best`, which ascends, behind those that equal it."""
-    place = best.size - 1
-    while place > 0 and best[place - 1] > score:
-        best[place], index[place] = best[place - 1], index[place - 1]
-        place -= 1
-    best[place], index[place] = score, j
 
 
 @njit(nogil=True)
@@ -193,9 +184,7 @@ class Problem:
 
         share(run, len(spans) * len(blocks))
         each(cut(self.batch, best.size // 2**14), lambda *rows: join(*rows, best, index))
-        for i in np.flatnonzero(index[0, :, -1] < 0):
-            found = index[0, i][index[0, i] >= 0]
-            index[0, i, found.size :] = np.setdiff1d(np.arange(k), found)[: k - found.size]
+        fill(index[0])
         return best[0], index[0], count.sum(0)
 
     def solve(self, k: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

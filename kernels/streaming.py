@@ -11,8 +11,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import merge
-
 Score = Callable[[int, int], Tensor]
 Scores = Iterable[tuple[int, int, Tensor]]  # (start, stop, s_ij [B, stop − start]); the next may overwrite it
 Race = Callable[[Tensor, int, float, Tensor, Tensor, Tensor], None]  # see `philox.race`
@@ -112,27 +110,3 @@ def average(scores: Scores, epsilon: float, points: Rows) -> Tensor:
         low, total = lower, kept * total + p.sum(1, keepdim=True)
         mean = torch.addmm(kept * mean, p, y)
     return mean / total
-
-
-def smallest(score: Tensor, k: int) -> Tensor:
-    """Columns of the k smallest of each row of score [B, n] in ascending order, ties by column, [B, k] int64.
-
-    A score's bits, put in the order of whole numbers, and its column make one key of 64 bits, and of keys no two are
-    equal. On a CPU that takes a third to an eighth of the time of a stable sort, which float64 is left to.
-    """
-    if score.dtype == torch.float64:
-        return torch.sort(score, dim=1, stable=True).indices[:, :k]
-    bits = (score.float() + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
-    order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    key = (order << 32) | torch.arange(score.shape[1], device=score.device)
-    return torch.topk(key, min(k, score.shape[1]), dim=1, largest=False).values & 0xFFFFFFFF
-
-
-def topk(score: Score, n: int, width: int, k: int) -> tuple[Tensor, Tensor]:
-    best = None
-    for start, stop in blocks(n, width):
-        s = score(start, stop)
-        column = smallest(s, k)
-        found = s.gather(1, column), column + start
-        best = found if best is None else merge.topk(best, found, k)
-    return best

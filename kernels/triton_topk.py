@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .form import Form
-from .streaming import smallest
+from .smallest import smallest
 from .triton_argmin import minima
 from .triton_launch import Launch, Tiling, form_constants, on_device, tiling
 from .triton_tiles import exact_scores

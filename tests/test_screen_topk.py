@@ -6,7 +6,7 @@ from compare import Truth, reference
 from kernel_cases import CPU
 from screen_cases import INNER, L1, B, N, both, every_case, make
 
-from fastsdot.kernels import gemm, naive, numba_lp, prepare, refusal, screen, screen_bounds, screen_low, streaming, topk
+from fastsdot.kernels import gemm, naive, numba_lp, prepare, refusal, screen, screen_bounds, screen_low, topk
 
 pytestmark = pytest.mark.skipif(
     refusal("screen", INNER, "topk", CPU, 1000, 10) is not None,
@@ -167,19 +167,3 @@ def test_l1_of_targets_that_bounds_do_not_tell_apart_is_left_to_floats():
     same = torch.randn(1, 64) * (1 + 1e-6 * torch.randn(1100, 64))
     same[:50] += 1  # the unit has to reach from these to the others
     assert not {"screen"} & set(prepare(same, L1).plan.values())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("k", [1, 3, 40])
-def test_the_smallest_columns_are_those_of_a_stable_sort(dtype, k):
-    g = torch.Generator().manual_seed(0)
-    score = torch.randint(-3, 4, (7, 40), generator=g).to(dtype)
-    score[0, 3:9], score[1, 5], score[2] = torch.inf, -torch.inf, torch.inf
-    score[3, ::2] = -0.0
-    score[4] = torch.randn(40, generator=g).to(dtype) * torch.finfo(dtype).tiny / 100
-    expected = torch.sort(score, dim=1, stable=True)
-    assert torch.equal(streaming.smallest(score, k), expected.indices[:, :k])
-    for width in (1, 7, 40):
-        value, index = streaming.topk(lambda start, stop: score[:, start:stop], 40, width, k)
-        assert torch.equal(index, expected.indices[:, :k])
-        assert torch.equal(value, expected.values[:, :k])
