@@ -28,7 +28,7 @@ PARTS = {"inner": screen_inner, "power": screen_l1}  # by the form's kind
 TASK_WORDS = 2**22  # worth a task: pairs of a sample's and a target's
 BLOCK_BYTES = 2**19  # of samples that one task holds in L2 beside a panel
 JUDGED, UNSUITED = 256, 0.5  # targets, and the part of them that bounds may leave before floats are faster
-MOST = 32  # targets for each of the k smallest scores, below which floats are faster (docs/certificate.md)
+MOST = 96  # targets for each of the k smallest scores, below which floats are faster (docs/certificate.md)
 WORTH = 2**14  # bounds of panels worth a task that opens those few that may hold a result
 PAIRS = 2**28  # of samples and targets, bounds of whose panels are kept at once
 
