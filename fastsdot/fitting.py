@@ -85,6 +85,7 @@ def cool(
         stage.take(x)
     while True:
         candidates = fit(ot, stage, None, temperature)
+        ot.ascent.widened = 1  # other levels need other lists
         perplexity = candidates.perplexity(ot.potential.double(), temperature) / COOLING
         coldest = max(ot.epsilon, COLDEST * ot.ascent.scale)  # where targets tie, no temperature tells them apart
         enough = temperature <= coldest or perplexity <= PERPLEXITY or late()

@@ -22,7 +22,8 @@ WIDTH = 4  # lists hold this many times the perplexity of targets, and more wher
 WIDEST = 2**21  # entries of a stage's lists, up to which they may be widened
 ENTRIES = 2**26  # of lists that are kept, 8 bytes each
 COORDINATES = 2**28  # of a stage's samples, up to which they are kept to be listed again
-SHOWING = 8192  # samples behind the rise that a target is allowed, at most
+SHOWING = 8192  # samples behind the rise that a target is allowed, at most,
+PAIRED = 2**33  # and coordinates of their pairs with targets, unless that is less than a sample for two targets
 WINS = 4  # times its share that a target may win alone by what a fit adds to its potential
 GROWTH = (0.5, 1.0)  # a stage adds between these parts of the samples that are there
 
@@ -151,7 +152,8 @@ class Stage:
         if self.whole:
             return self.potential - math.inf, torch.where(held, self.potential, math.inf)
         if self.limits is None:
-            shown = self.shown(SHOWING)
+            n, d = self.potential.numel(), self.x[0].shape[1]
+            shown = self.shown(min(SHOWING, max(n // 2, PAIRED // (n * d))))
             low = torch.cat([value[:, 0] for value, _ in self.lists])[: len(shown)]
             wins = math.ceil(WINS * len(low) / self.potential.numel())
             rise, _ = kernels.margins(shown, self.ot._kernel, self.bias, low, wins)
