@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PERPLEXITY = 4.0
 COOLING = 6.0
 PER_DIRECTION = 8
-TOLERANCE, GAIN = 0.1, 1e-3  # of the noise of a sample: the residual χ², and the growth in units of τ, that end a fit
+TOLERANCE, GAIN = 0.01, 1e-4  # of the noise of a sample: the residual χ², and the growth in units of τ, that end a fit
 LISTINGS = 4  # of the samples of a stage, at most
 HELD = 0.3  # of the noise of a sample: the residual χ² up to which lists are not made again
 FALL, SURE = 0.4, 2.0  # of the temperature at a time, and the standard errors by which fresh samples must ask for it
@@ -122,8 +122,11 @@ def by_dual(ot: "SemiDiscreteOT", before: Candidates, fresh: Candidates, box: tu
     return temperature
 
 
-def by_misfit(ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temperature: float) -> float:
-    """Fit at lower temperatures for as long as the χ² that is to be expected falls, and return the last that served.
+def by_misfit(
+    ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temperature: float, told: float
+) -> float:
+    """Fit at lower temperatures, down to `told` and further for as long as the χ² that is to be expected falls, and
+    return the last that served.
 
     That is the misfit of the masses, which has what smoothing puts in the wrong place, and the noise that the fit has
     taken up, N/(P M): twice for independent samples, whose misfit lacks it and other samples have it (Mallows' C_p).
@@ -136,10 +139,10 @@ def by_misfit(ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temper
 
     least, coldest = expected(ot.potential.double(), temperature), max(ot.epsilon, COLDEST * ot.ascent.scale)
     while temperature > coldest:
-        lower = max(coldest, FALL * temperature)
+        lower = max(FALL * temperature, told if told < temperature else coldest)
         psi = maximum(ot, candidates, stage.box(candidates, held), lower)
         error = expected(psi, lower)
-        if error >= least:
+        if error >= least and lower < told:
             break
         ot.potential.copy_(psi)
         temperature, least = lower, error
@@ -157,13 +160,19 @@ def ready(state: Ascent, stage: Stage, rule: Rule, verdict: bool | None, report:
 
 
 def improve(ot: "SemiDiscreteOT", state: Ascent, stage: Stage, perplexity: float) -> None:
-    """Fit the potential to the stage's samples and to those before."""
+    """Fit the potential to the stage's samples and to those before.
+
+    From the temperature of `perplexity` down, whatever the last one was: where few samples are shared a fit has no slope
+    to go by, and has to start near its end.
+    """
     before, fresh = state.candidates, stage.candidates()
-    if before is None or not state.temperature:
-        state.temperature = max(ot.epsilon, fresh.temperature(ot.potential.double(), perplexity, state.scale))
-    elif not ot.epsilon:
-        state.temperature = by_dual(ot, before, fresh, stage.box(fresh, rare(ot, before.samples)))
-    state.candidates = fit(ot, stage, before, state.temperature)
-    state.temperature = by_misfit(ot, stage, state.candidates, state.temperature)
+    warm = told = max(ot.epsilon, fresh.temperature(ot.potential.double(), perplexity, state.scale))
+    if before is not None and state.temperature:
+        told = state.temperature
+        if not ot.epsilon:
+            told = by_dual(ot, before, fresh, stage.box(fresh, rare(ot, before.samples)))
+    warm = max(warm, told)
+    state.candidates = fit(ot, stage, before, warm)
+    state.temperature = by_misfit(ot, stage, state.candidates, warm, told)
     hold_rare(ot, stage, state.candidates, state.temperature)
     state.fitted, state.chi2 = state.candidates.samples, math.inf

@@ -86,3 +86,10 @@ def test_a_solve_in_the_plane_gains_from_them():
         ot.solve(source, tol=1e-9, max_samples=12_000)
         chi2.append(ot.evaluate(source, 40_000).chi2)
     assert chi2[0] < 0.6 * chi2[1]
+
+
+@pytest.mark.parametrize("seed", [0, 6])
+def test_points_crowded_on_a_line_converge(seed):
+    torch.manual_seed(seed)
+    targets = torch.cat([2 * torch.rand(150, 1) - 1, 0.5 + 0.03 * torch.randn(150, 1)])
+    assert SemiDiscreteOT(targets).solve(1, max_samples=80 * 300).converged
