@@ -5,8 +5,8 @@
     python benchmarks/flow_matching.py overhead           of a coupling in a training step of a U-Net, 60 000 targets
     python benchmarks/flow_matching.py table digits       the results in Markdown
 
-Everything runs on one thread, and seconds are those that the process had the core: a machine that others share changes
-no result. A coupling's time counts as training; the one solve before it is counted apart.
+Everything runs on one thread, and seconds are those that the process had the core. Methods train in turns of a second,
+so that other work slows them alike. A coupling's time counts as training; the one solve before it is counted apart.
 
     curvature   ∫ E‖Ż_t − (Z_1 − Z_0)‖² dt / E‖Z_1 − Z_0‖² along the adaptive solution in 16 intervals; 0 is straight
     W₂          √ of the optimal squared cost between generated images and those trained on, which is what a flow is
@@ -72,7 +72,7 @@ def digits() -> Problem:
     images, labels = pixels(load("digits").images), torch.as_tensor(load_digits().target)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, held = order[:-500], order[-500:]
-    return Problem(images[train], labels[train], images[held], labels[held], 256, 60.0)
+    return Problem(images[train], labels[train], images[held], labels[held], 256, 120.0)
 
 
 def fashion() -> Problem:
@@ -124,25 +124,46 @@ def matcher(method: str, coupling: Coupling) -> ConditionalFlowMatcher:
     return found
 
 
-def train(problem: Problem, flow: ConditionalFlowMatcher, seed: int) -> tuple[Velocity, int, float]:
-    """A network after the problem's seconds, its steps, and the share of the time that pairs took."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # torchcfm draws its pairs with it
-    net = Velocity(problem.train[0].numel(), problem.width)
-    optimizer = torch.optim.Adam(net.parameters(), RATE)
-    started, steps, pairing = time.process_time(), 0, 0.0
-    while (spent := time.process_time() - started) < problem.seconds:
-        optimizer.param_groups[0]["lr"] = RATE * (1 - spent / problem.seconds)
-        x1 = problem.train[torch.randint(len(problem.train), (BATCH,))]
+class Training:
+    """A network in training for the problem's seconds, in turns; it draws from random states of its own."""
+
+    def __init__(self, problem: Problem, flow: ConditionalFlowMatcher, seed: int):
+        self.problem, self.flow, self.steps, self.spent, self.pairing = problem, flow, 0, 0.0, 0.0
+        torch.manual_seed(seed)
+        self.net = Velocity(problem.train[0].numel(), problem.width)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), RATE)
+        self.torch = torch.get_rng_state()
+        self.numpy = np.random.RandomState(seed).get_state()  # torchcfm draws its pairs with it
+
+    def turn(self, seconds: float) -> None:
+        torch.set_rng_state(self.torch)
+        np.random.set_state(self.numpy)
+        begun, before = time.process_time(), self.spent
+        while self.spent < min(before + seconds, self.problem.seconds):
+            self.optimizer.param_groups[0]["lr"] = RATE * (1 - self.spent / self.problem.seconds)
+            self._step()
+            self.spent = before + time.process_time() - begun
+        self.torch, self.numpy = torch.get_rng_state(), np.random.get_state()
+
+    def _step(self) -> None:
+        x1 = self.problem.train[torch.randint(len(self.problem.train), (BATCH,))]
         x0 = torch.randn_like(x1)
         before = time.process_time()
-        t, xt, ut = flow.sample_location_and_conditional_flow(x0, x1)
-        pairing += time.process_time() - before
-        optimizer.zero_grad()
-        (net(t, xt) - ut).square().mean().backward()
-        optimizer.step()
-        steps += 1
-    return net.eval(), steps, pairing / problem.seconds
+        t, xt, ut = self.flow.sample_location_and_conditional_flow(x0, x1)
+        self.pairing += time.process_time() - before
+        self.optimizer.zero_grad()
+        (self.net(t, xt) - ut).square().mean().backward()
+        self.optimizer.step()
+        self.steps += 1
+
+
+def train(problem: Problem, ot: SemiDiscreteOT, seed: int) -> dict[str, Training]:
+    """A network for every method, from the same first weights, in turns of a second: what slows the core slows all."""
+    trainings = {method: Training(problem, matcher(method, Coupling(ot)), seed) for method in METHODS}
+    while any(training.spent < problem.seconds for training in trainings.values()):
+        for training in trainings.values():
+            training.turn(1.0)
+    return trainings
 
 
 @torch.no_grad()
@@ -270,12 +291,11 @@ def compete(
     """Every method with one seed, from the same first weights and the same noise: its figures, and images by steps."""
     held, runs, samples = features(problem.held), [], {}
     x0 = torch.randn(GENERATED, *ot.shape, generator=torch.Generator().manual_seed(1000 + seed))
-    for method in METHODS:
-        net, steps, share = train(problem, matcher(method, Coupling(ot)), seed)
-        images, curvature, evaluations = generate(net, x0)
+    for method, training in train(problem, ot, seed).items():
+        images, curvature, evaluations = generate(training.net.eval(), x0)
         samples[method] = {k: v[:SHOWN].clone() for k, v in images.items()}
-        run = {"method": method, "seed": seed, "steps": steps, "pairing": share, "curvature": curvature}
-        run |= {"evaluations": evaluations}
+        run = {"method": method, "seed": seed, "steps": training.steps, "pairing": training.pairing / training.spent}
+        run |= {"curvature": curvature, "evaluations": evaluations}
         run |= {"w2": {k: w2(v, problem.train) for k, v in images.items()}}
         run |= {"w2 held out": {k: w2(v, problem.held) for k, v in images.items()}}
         run |= {"frechet": {k: frechet(features(v), held) for k, v in images.items()}}
@@ -285,11 +305,12 @@ def compete(
 
 
 @app.command()
-def race(name: str, seeds: int = 3, seconds: float | None = None, out: Path | None = None) -> None:
+def race(name: str, seeds: int = 5, seconds: float | None = None, processes: int = 1, out: Path | None = None) -> None:
     """Train and measure on `digits` or `fashion`, each seed in a process of one thread."""
     torch.set_num_threads(1)
-    problem = {"digits": digits, "fashion": fashion}[name]()
-    problem = replace(problem, seconds=seconds or problem.seconds)
+    title, problem = name, {"digits": digits, "fashion": fashion}[name]()
+    if seconds is not None:
+        title, problem = f"{name}-{seconds:g}s", replace(problem, seconds=seconds)
     features, accuracy = classifier(problem)
     ot = SemiDiscreteOT(problem.train)
     torch.manual_seed(0)
@@ -297,17 +318,19 @@ def race(name: str, seeds: int = 3, seconds: float | None = None, out: Path | No
     solution = ot.solve(lambda n: torch.randn(n, *ot.shape), tol=0.05)
     solve = {"seconds": time.process_time() - before, "chi2": solution.report.chi2, "samples": solution.samples}
     print(name, "accuracy", accuracy, "solve", solve, solution.reason, flush=True)
-    with ProcessPoolExecutor(seeds, mp_context=multiprocessing.get_context("fork")) as pool:
-        done = [pool.submit(compete, problem, ot, features, seed) for seed in range(seeds)]
-        runs = [run for future in done for run in future.result()[0]]
-        samples = done[0].result()[1]
     chosen = problem.train[torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))[:GENERATED]]
     floor = {"w2 held out": w2(chosen, problem.held), "frechet": frechet(features(chosen), features(problem.held))}
-    found = summary(runs) | {"floor": floor}
-    about = {"train": len(problem.train), "held": len(problem.held), "shape": list(ot.shape), "batch": BATCH}
-    about |= {"seconds": problem.seconds, "generated": GENERATED, "classifier_accuracy": accuracy, "solve": solve}
-    write(f"flow-matching-{name}.json", {"machine": machine.facts(), **about, "summary": found, "runs": runs}, out)
-    draw(name, samples, found)
+    about = {"machine": machine.facts(), "train": len(problem.train), "held": len(problem.held)}
+    about |= {"shape": list(ot.shape), "batch": BATCH, "seconds": problem.seconds, "generated": GENERATED}
+    about |= {"classifier_accuracy": accuracy, "solve": solve}
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+        done = [pool.submit(compete, problem, ot, features, seed) for seed in range(seeds)]
+        runs, samples = done[0].result()
+        for future in done[1:]:  # an interval takes two; what is there is written, should the rest be cut off
+            runs += future.result()[0]
+            found = summary(runs) | {"floor": floor}
+            write(f"flow-matching-{title}.json", {**about, "summary": found, "runs": runs}, out)
+            draw(title, samples, found)
 
 
 @app.command()
