@@ -162,8 +162,8 @@ def ready(state: Ascent, stage: Stage, rule: Rule, verdict: bool | None, report:
 def improve(ot: "SemiDiscreteOT", state: Ascent, stage: Stage, perplexity: float) -> None:
     """Fit the potential to the stage's samples and to those before.
 
-    From the temperature of `perplexity` down, whatever the last one was: where few samples are shared a fit has no slope
-    to go by, and has to start near its end.
+    From the temperature of `perplexity` down, whatever the last one was: where few samples are shared a fit has no
+    slope to go by, and has to start near its end.
     """
     before, fresh = state.candidates, stage.candidates()
     warm = told = max(ot.epsilon, fresh.temperature(ot.potential.double(), perplexity, state.scale))
