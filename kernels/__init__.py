@@ -24,12 +24,7 @@ if __name__ != "fastsdot.kernels":
 
 from .blocks import Blocks as Blocks, in_blocks as in_blocks
 from .form import Form as Form
-from .lists import (
-    Sums as Sums,
-    best_of_lists as best_of_lists,
-    soft_lists as soft_lists,
-    soft_lists_product as soft_lists_product,
-)
+from .lists import Sums as Sums, best_of_lists as best_of_lists, soft_lists as soft_lists
 from .ops import (
     Targets as Targets,
     argmin as argmin,

@@ -2,9 +2,8 @@
 
 With u_ij = shift_j − score_ij for the targets j ∈ L_i of row i, and p_i = softmax(u_i / τ),
 
-    soft_lists          Σ_i τ log Σ_j exp(u_ij / τ),   Σ_i H(p_i) = −Σ_ij p_ij log p_ij   and   m_j = Σ_i p_ij
-    soft_lists_product  Σ_i p_ij (v_j − Σ_l p_il v_l), which is τ times the Hessian of the first with v
-    best_of_lists       max_j u_ij for each row
+    soft_lists     Σ_i τ log Σ_j exp(u_ij / τ),   Σ_i H(p_i) = −Σ_ij p_ij log p_ij   and   m_j = Σ_i p_ij
+    best_of_lists  max_j u_ij for each row
 
 Differences are taken in units of cost, where they are exact near the largest, so no temperature overflows. A target
 whose shift is −inf has no share; a row of such targets has the value −inf, and neither mass nor entropy.
@@ -51,32 +50,17 @@ def shared(index: Tensor) -> Tensor | None:
     return index[0] if index.shape[0] > 1 and index.stride(0) == 0 else None
 
 
-def spread(values: Tensor, index: Tensor, n: int) -> Tensor:
-    """Values by place in a list, [k], as sums by target, [N]."""
-    return values.new_zeros(n).index_add_(0, index, values)
-
-
-def soft_lists(score: Tensor, index: Tensor, shift: Tensor, temperature: float, shares: Tensor | None = None) -> Sums:
+def soft_lists(score: Tensor, index: Tensor, shift: Tensor, temperature: float) -> Sums:
     """The sums for score [M, k], index [M, k] int32 and shift [N] at τ, in units of cost.
 
-    The p_ij are written to `shares` [M, k] where that is given. An index of rows expanded from one is not read again
-    for each.
+    An index of rows expanded from one is not read again for each.
     """
     run, whole = implementation(score).soft, shared(index)
     shift = shift.to(score.dtype)
     if whole is None:
-        return Sums(*run(score, index, shift, temperature, shares))
-    value, entropy, mass = run(score, None, shift[whole], temperature, shares)
-    return Sums(value, entropy, spread(mass, whole, shift.numel()))
-
-
-def soft_lists_product(shares: Tensor, index: Tensor, vector: Tensor) -> Tensor:
-    """The product for the shares p [M, k] and index [M, k] of `soft_lists` and a vector [N]: [N] float64."""
-    run, whole = implementation(shares).product, shared(index)
-    vector = vector.to(shares.dtype)
-    if whole is None:
-        return run(shares, index, vector)
-    return spread(run(shares, None, vector[whole]), whole, vector.numel())
+        return Sums(*run(score, index, shift, temperature))
+    value, entropy, mass = run(score, None, shift[whole], temperature)
+    return Sums(value, entropy, mass.new_zeros(shift.numel()).index_add_(0, whole, mass))
 
 
 def best_of_lists(score: Tensor, index: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

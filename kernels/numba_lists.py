@@ -21,7 +21,6 @@ from torch import Tensor
 
 from . import numba_power
 from .cached import compiled
-from .numba_sums import dot
 from .numba_tile import SHAPE, VECTOR, _data, _load
 from .threads import share
 
@@ -119,7 +118,7 @@ def add_sums(sums, count, found):
 
 
 @compiled
-def listed_rows(score, index, shift, high, low, begin, end, found, mass, shares):
+def listed_rows(score, index, shift, high, low, begin, end, found, mass):
     """Adds what rows begin ≤ i < end with a list each have to `found`, see `add_sums`, and to the masses."""
     k = score.shape[1]
     block, sums = np.zeros(k * ROWS, np.float32), np.empty((3, LANES), np.float32)
@@ -136,13 +135,10 @@ def listed_rows(score, index, shift, high, low, begin, end, found, mass, shares)
             targets = index[first + r]
             for j in range(k):
                 mass[targets[j]] += block[j * ROWS + r]
-        for r in range(min(rows, shares.shape[0])):
-            for j in range(k):
-                shares[first + r, j] = block[j * ROWS + r]
 
 
 @compiled
-def whole_rows(score, index, shift, high, low, begin, end, found, mass, shares):
+def whole_rows(score, index, shift, high, low, begin, end, found, mass):
     """`listed_rows` where every row has all of the targets, in order; index is not read."""
     k = score.shape[1]
     width = -(-k // LANES) * LANES
@@ -157,35 +153,6 @@ def whole_rows(score, index, shift, high, low, begin, end, found, mass, shares):
         add_sums(sums, 1, found)
         for j in range(k):
             mass[j] += block[j]
-        for j in range(k if shares.shape[0] else 0):
-            shares[i, j] = block[j]
-
-
-@compiled
-def listed_products(shares, index, vector, begin, end, out):
-    """Rows begin ≤ i < end with a list each: adds p_ij (v_j − Σ_l p_il v_l) to out."""
-    k = shares.shape[1]
-    values = np.empty(k, np.float32)
-    for i in range(begin, end):
-        part, targets, mean = shares[i], index[i], 0.0
-        for j in range(k):
-            values[j] = vector[targets[j]]
-            mean += part[j] * values[j]
-        mean = np.float32(mean)
-        for j in range(k):
-            out[targets[j]] += part[j] * (values[j] - mean)
-
-
-@compiled
-def whole_products(shares, index, vector, begin, end, out):
-    """`listed_products` where every row has all of the targets, in order; index is not read."""
-    values = np.empty((1, vector.size), np.float32)
-    for j in range(vector.size):
-        values[0, j] = vector[j]
-    for i in range(begin, end):
-        part, mean = shares[i], np.float32(dot(shares, i, values, 0))
-        for j in range(vector.size):
-            out[j] += part[j] * (vector[j] - mean)
 
 
 def chunks(rows: int, k: int, n: int) -> tuple[int, int]:
@@ -195,42 +162,22 @@ def chunks(rows: int, k: int, n: int) -> tuple[int, int]:
     return -(-rows // size), size
 
 
-def targets_of(index: Tensor | None, k: int) -> np.ndarray:
-    """Unsigned, for which no check is compiled; without rows where all targets are listed in order."""
-    return np.empty((0, k), np.uint32) if index is None else index.contiguous().numpy().view(np.uint32)
-
-
-def soft(
-    score: Tensor, index: Tensor | None, shift: Tensor, temperature: float, shares: Tensor | None
-) -> tuple[float, float, Tensor]:
+def soft(score: Tensor, index: Tensor | None, shift: Tensor, temperature: float) -> tuple[float, float, Tensor]:
     (rows, k), n = score.shape, shift.numel()
     count, size = chunks(rows, k, n)
     c = min(math.log2(math.e) / temperature, HUGE)
     high = np.float32(c)
     low = np.float32(c - float(high))
-    kept = np.empty((0, k), np.float32) if shares is None else shares.numpy()
-    operands = score.contiguous().numpy(), targets_of(index, k), shift.contiguous().numpy(), high, low
+    # Unsigned, for which no check is compiled; without rows where all targets are listed in order.
+    targets = np.empty((0, k), np.uint32) if index is None else index.contiguous().numpy().view(np.uint32)
+    operands = score.contiguous().numpy(), targets, shift.contiguous().numpy(), high, low
     mass, found = np.zeros((count, n)), np.zeros((count, 3))
     kernel = whole_rows if index is None else listed_rows
 
     def run(task: int) -> None:
-        kernel(*operands, task * size, min(rows, (task + 1) * size), found[task], mass[task], kept)
+        kernel(*operands, task * size, min(rows, (task + 1) * size), found[task], mass[task])
 
     share(run, count)
     largest, logarithm, moment = found.sum(0).tolist()
     value, entropy = largest + temperature * logarithm, logarithm - math.log(2) * moment
     return value, entropy, torch.from_numpy(mass.sum(0))
-
-
-def product(shares: Tensor, index: Tensor | None, vector: Tensor) -> Tensor:
-    (rows, k), n = shares.shape, vector.numel()
-    count, size = chunks(rows, k, n)
-    operands = shares.contiguous().numpy(), targets_of(index, k), vector.contiguous().numpy()
-    out = np.zeros((count, n))
-    kernel = whole_products if index is None else listed_products
-
-    def run(task: int) -> None:
-        kernel(*operands, task * size, min(rows, (task + 1) * size), out[task])
-
-    share(run, count)
-    return torch.from_numpy(out.sum(0))

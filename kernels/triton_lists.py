@@ -20,26 +20,14 @@ ENTRIES, NARROWEST, WIDEST = 1024, 16, 128  # of a tile, and its columns
 
 
 @triton.jit
-def tile(
-    values_ptr, index_ptr, vector_ptr, row, start, M, K, ELSE: tl.constexpr, LISTED: tl.constexpr, BN: tl.constexpr
-):
-    """values_ij and vector_j [BM, BN], zero and ELSE outside of the lists; targets, places, and what is inside."""
+def tile(score_ptr, index_ptr, shift_ptr, row, start, M, K, LISTED: tl.constexpr, BN: tl.constexpr):
+    """u_ij [BM, BN], −inf outside of the lists; targets, and what is inside."""
     column = start + tl.arange(0, BN)
     inside = (row < M)[:, None] & (column < K)[None, :]
     place = row.to(tl.int64)[:, None] * K + column[None, :]
     target = tl.load(index_ptr + place, mask=inside, other=0) if LISTED else column[None, :] + row[:, None] * 0
-    vector = tl.load(vector_ptr + target, mask=inside, other=ELSE)
-    return tl.load(values_ptr + place, mask=inside, other=0.0), vector, target, place, inside
-
-
-@triton.jit
-def add(mass_ptr, part, target, inside, start, K, LISTED: tl.constexpr, BN: tl.constexpr):
-    """Add a tile's parts, zero outside of the lists, to the masses of their targets."""
-    if LISTED:
-        tl.atomic_add(mass_ptr + target, part.to(tl.float64), mask=inside, sem="relaxed")
-    else:
-        column = start + tl.arange(0, BN)
-        tl.atomic_add(mass_ptr + column, tl.sum(part, 0).to(tl.float64), mask=column < K, sem="relaxed")
+    shift = tl.load(shift_ptr + target, mask=inside, other=-float("inf"))
+    return shift - tl.load(score_ptr + place, mask=inside, other=0.0), target, inside
 
 
 @triton.jit
@@ -51,50 +39,36 @@ def powers(u, largest, c):
 
 @triton.jit(do_not_specialize=["M", "K", "c"])
 def list_sums(
-    score_ptr, index_ptr, shift_ptr, M, K, c, sums_ptr, mass_ptr, shares_ptr,
-    LISTED: tl.constexpr, KEEP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    score_ptr, index_ptr, shift_ptr, M, K, c, sums_ptr, mass_ptr,
+    LISTED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """sums [3, M]: m_i, log2 Σ_j e_ij and Σ_j p_ij log2 e_ij for e_ij = 2^(c (u_ij − m_i)); adds p to mass."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)
-    none = -float("inf")
-    largest = tl.full((BM,), none, tl.float32)
+    largest = tl.full((BM,), -float("inf"), tl.float32)
     finite = tl.full((BM,), -HUGE, tl.float32)
     total = tl.zeros((BM,), tl.float32)
     for start in range(0, K, BN):
-        score, shift, _, _, _ = tile(score_ptr, index_ptr, shift_ptr, row, start, M, K, none, LISTED, BN)
-        largest = tl.maximum(largest, tl.max(shift - score, 1))
+        u, _, _ = tile(score_ptr, index_ptr, shift_ptr, row, start, M, K, LISTED, BN)
+        largest = tl.maximum(largest, tl.max(u, 1))
         larger = tl.maximum(largest, -HUGE)
-        _, e = powers(shift - score, larger, c)
+        _, e = powers(u, larger, c)
         total = total * tl.exp2((finite - larger) * c) + tl.sum(e, 1)
         finite = larger
     total = tl.maximum(total, 1.0)  # less only where all weights of a row are zero
     moment = tl.zeros((BM,), tl.float32)
     for start in range(0, K, BN):
-        score, shift, target, place, inside = tile(score_ptr, index_ptr, shift_ptr, row, start, M, K, none, LISTED, BN)
-        t, e = powers(shift - score, finite, c)
+        u, target, inside = tile(score_ptr, index_ptr, shift_ptr, row, start, M, K, LISTED, BN)
+        t, e = powers(u, finite, c)
         p = e / total[:, None]
         moment += tl.sum(p * t, 1)
-        add(mass_ptr, p, target, inside, start, K, LISTED, BN)
-        if KEEP:
-            tl.store(shares_ptr + place, p, mask=inside)
+        if LISTED:
+            tl.atomic_add(mass_ptr + target, p.to(tl.float64), mask=inside, sem="relaxed")
+        else:
+            column = start + tl.arange(0, BN)
+            tl.atomic_add(mass_ptr + column, tl.sum(p, 0).to(tl.float64), mask=column < K, sem="relaxed")
     tl.store(sums_ptr + row, largest, mask=row < M)
     tl.store(sums_ptr + M + row, tl.log2(total), mask=row < M)
     tl.store(sums_ptr + 2 * M + row, moment, mask=row < M)
-
-
-@triton.jit(do_not_specialize=["M", "K"])
-def list_products(
-    shares_ptr, index_ptr, vector_ptr, M, K, mass_ptr, LISTED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
-):
-    """Adds p_ij (v_j − Σ_l p_il v_l) to mass."""
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
-    mean = tl.zeros((BM,), tl.float32)
-    for start in range(0, K, BN):
-        p, v, _, _, _ = tile(shares_ptr, index_ptr, vector_ptr, row, start, M, K, 0.0, LISTED, BN)
-        mean += tl.sum(p * v, 1)
-    for start in range(0, K, BN):
-        p, v, target, _, inside = tile(shares_ptr, index_ptr, vector_ptr, row, start, M, K, 0.0, LISTED, BN)
-        add(mass_ptr, p * (v - mean[:, None]), target, inside, start, K, LISTED, BN)
 
 
 def shape(k: int) -> tuple[int, int]:
@@ -103,35 +77,16 @@ def shape(k: int) -> tuple[int, int]:
     return ENTRIES // columns, columns
 
 
-def launch(
-    kernel: triton.JITFunction, values: Tensor, index: Tensor | None, operands: tuple, **constants: bool
-) -> None:
-    rows, columns = shape(values.shape[1])
-    listed = values if index is None else index.contiguous()
-    kernel[(triton.cdiv(values.shape[0], rows),)](
-        values.contiguous(), listed, *operands, LISTED=index is not None, BM=rows, BN=columns, num_warps=4, **constants
-    )
-
-
 @on_device
-def soft(
-    score: Tensor, index: Tensor | None, shift: Tensor, temperature: float, shares: Tensor | None
-) -> tuple[float, float, Tensor]:
-    (rows, k), n = score.shape, shift.numel()
-    mass, sums = score.new_zeros(n, dtype=torch.float64), score.new_empty(3, rows)
-    if rows:
+def soft(score: Tensor, index: Tensor | None, shift: Tensor, temperature: float) -> tuple[float, float, Tensor]:
+    (m, k), n = score.shape, shift.numel()
+    mass, sums = score.new_zeros(n, dtype=torch.float64), score.new_empty(3, m)
+    if m:
+        rows, columns = shape(k)
         c = min(math.log2(math.e) / temperature, HUGE.value)
-        kept = score if shares is None else shares
-        operands = shift.contiguous(), rows, k, c, sums, mass, kept
-        launch(list_sums, score, index, operands, KEEP=shares is not None)
+        listed = score if index is None else index.contiguous()
+        operands = score.contiguous(), listed, shift.contiguous(), m, k, c, sums, mass
+        list_sums[(triton.cdiv(m, rows),)](*operands, LISTED=index is not None, BM=rows, BN=columns, num_warps=4)
     largest, logarithm, moment = sums.sum(1, dtype=torch.float64).tolist()
     unit = math.log(2)
     return largest + temperature * unit * logarithm, unit * (logarithm - moment), mass
-
-
-@on_device
-def product(shares: Tensor, index: Tensor | None, vector: Tensor) -> Tensor:
-    mass = shares.new_zeros(vector.numel(), dtype=torch.float64)
-    if shares.shape[0]:
-        launch(list_products, shares, index, (vector.contiguous(), *shares.shape, mass))
-    return mass

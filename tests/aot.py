@@ -37,7 +37,7 @@ from fastsdot.kernels.triton_launch import (
     available,
     form_constants,
 )
-from fastsdot.kernels.triton_lists import NARROWEST, WIDEST, list_products, list_sums, shape
+from fastsdot.kernels.triton_lists import NARROWEST, WIDEST, list_sums, shape
 from fastsdot.kernels.triton_rescore import rescore
 from fastsdot.kernels.triton_sample import LAUNCHES as RACES, tile_races
 from fastsdot.kernels.triton_screen import tile_bounds
@@ -47,14 +47,12 @@ from fastsdot.kernels.triton_topk import tile_scores
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 SCREEN = (tile_bounds, rescore, encode_samples, encode_targets, lower_bias)
 PLAIN = (tile_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
-LISTS = (list_sums, list_products)
-KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, *LISTS)}
+KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, list_sums)}
 TYPES = {
     **dict.fromkeys(("where_ptr", "group_where_ptr", "tile_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
     **{"index_ptr": "*i64", "seed_ptr": "*i64", "c": "fp32", "epsilon": "fp32", "code_ptr": "*fp16"},
     **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
-    **{(kernel.__name__, "index_ptr"): "*i32" for kernel in LISTS},
-    **{(kernel.__name__, "mass_ptr"): "*fp64" for kernel in LISTS},
+    **{("list_sums", "index_ptr"): "*i32", ("list_sums", "mass_ptr"): "*fp64"},
 }
 ALIGNED = {
     "ldx",
@@ -163,9 +161,7 @@ def list_cases(architectures: list[int]) -> list[Case]:
     found = []
     for arch in architectures:
         for launch in (Launch(*shape(k), 1, 4, 3) for k in (NARROWEST, WIDEST)):
-            for listed in (0, 1):
-                found.append(Case("list_sums", "inner", arch, launch, (("LISTED", listed), ("KEEP", 1))))
-                found.append(Case("list_products", "inner", arch, launch, (("LISTED", listed),)))
+            found += [Case("list_sums", "inner", arch, launch, (("LISTED", listed),)) for listed in (0, 1)]
     return found
 
 

@@ -50,7 +50,7 @@ def measured(session: Session, m: int, k: int, n: int) -> dict[str, float]:
                 session.failures.append(f"lists: {name} of {m} × {k} of {n} at τ = {temperature:g}: error {error:.1e}")
     runs: dict[str, Callable[[], object]] = {
         "fused": partial(kernels.soft_lists, score, index, shift, 0.3),
-        "torch": partial(torch_lists.soft, score, index, shift.float(), 0.3, None),
+        "torch": partial(torch_lists.soft, score, index, shift.float(), 0.3),
     }
     seconds = session.medians(runs, SMALL_SECONDS if session.small else SECONDS)
     read = m * k * (4 if k == n else 8)
