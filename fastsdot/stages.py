@@ -93,7 +93,7 @@ class Stage:
         k = ot.ascent.widened * 2 ** math.ceil(math.log2(max(2.0, WIDTH * self.perplexity)))
         self.width = k if 2 * k <= int((ot.weights > 0).sum()) else ot.targets.shape[0]
         self.bias, self.potential = ot._bias(ot.potential), ot.potential.double()
-        self.limits: tuple[Tensor, Tensor] | None = None  # `box`, once it was asked for
+        self.limits: tuple[Tensor, Tensor] | None = None  # how far down and up, once `box` was asked for
 
     @property
     def whole(self) -> bool:
@@ -157,8 +157,9 @@ class Stage:
             low = torch.cat([value[:, 0] for value, _ in self.lists])[: len(shown)]
             wins = math.ceil(WINS * len(low) / self.potential.numel())
             rise, _ = kernels.margins(shown, self.ot._kernel, self.bias, low, wins)
-            self.limits = self.potential - candidates.reach(), self.potential + rise.masked_fill(held, 0.0)
-        return self.limits
+            self.limits = candidates.reach(), rise
+        reach, rise = self.limits
+        return self.potential - reach, self.potential + rise.masked_fill(held, 0.0)
 
     def shown(self, samples: int) -> Tensor:
         """So many of the samples, in whole batches, but one at least."""
