@@ -305,7 +305,7 @@ def compete(
 
 
 @app.command()
-def race(name: str, seeds: int = 5, seconds: float | None = None, processes: int = 1, out: Path | None = None) -> None:
+def race(name: str, seeds: int = 4, seconds: float | None = None, processes: int = 1, out: Path | None = None) -> None:
     """Train and measure on `digits` or `fashion`, each seed in a process of one thread."""
     torch.set_num_threads(1)
     title, problem = name, {"digits": digits, "fashion": fashion}[name]()
