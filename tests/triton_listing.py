@@ -20,7 +20,9 @@ def _by_triton(monkeypatch):
 
 def run(score, index, shift, temperature):
     """Sums, on the CPU."""
-    value, entropy, mass = kernels.soft_lists(*(v.to(DEVICE) for v in (score, index, shift)), temperature)
+    shared = lists.shared(index) is not None  # which a copy to another device would not be
+    index = index[:1].to(DEVICE).expand_as(index) if shared else index.to(DEVICE)
+    value, entropy, mass = kernels.soft_lists(score.to(DEVICE), index, shift.to(DEVICE), temperature)
     assert mass.dtype == torch.float64
     return kernels.Sums(value, entropy, mass.cpu())
 
