@@ -123,7 +123,7 @@ class Stage:
 
     def extend(self, sampler: Sampler, samples: int, batch: int) -> "Stage":
         """Samples that are for a fit alone."""
-        self.even = sampler.even is not None
+        self.even, batch = sampler.even is not None, equally(samples, batch)
         while samples > 0:
             self.take(sampler(min(batch, samples), even=True))
             samples -= batch
@@ -166,6 +166,11 @@ class Stage:
         return torch.cat(self.x[: max(1, samples // self.x[0].shape[0])])
 
 
+def equally(samples: int, batch: int) -> int:
+    """The size of batches of at most `batch`, and as equal as can be: kernels are compiled anew for a few rows."""
+    return -(-samples // max(1, -(-samples // batch)))
+
+
 def collect(
     stage: Stage,
     sampler: Sampler,
@@ -181,6 +186,8 @@ def collect(
     n, verdict, expired = stage.ot.targets.shape[0], None, False
     if stage.ot.epsilon:  # soft masses come in batches of one size
         batch = stage.rows = stage.rows or max(1, min(batch, samples // 8))
+    else:
+        batch = equally(samples, batch)
     least = batch if stage.ot.epsilon else 1
     while samples >= least and not expired:
         w = stage.add(sampler(min(batch, samples)))
