@@ -122,9 +122,7 @@ def by_dual(ot: "SemiDiscreteOT", before: Candidates, fresh: Candidates, box: tu
     return temperature
 
 
-def by_misfit(
-    ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temperature: float, told: float
-) -> float:
+def by_misfit(ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temperature: float, told: float) -> float:
     """Fit at lower temperatures, down to `told` and further for as long as the χ² that is to be expected falls, and
     return the last that served.
 
