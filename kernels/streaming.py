@@ -76,7 +76,8 @@ def marginal(score: Score, n: int, width: int, epsilon: float, value: Tensor, ro
     """Σ_i r_i exp((v_i − s_ij) / ε), [N], for v known from all targets."""
     mass = torch.empty(n, dtype=value.dtype, device=value.device)
     for start, stop in blocks(n, width):
-        mass[start:stop] = row_weight @ torch.exp((value[:, None] - score(start, stop)) / epsilon)
+        exponent = (value[:, None] - score(start, stop)) / epsilon
+        mass[start:stop] = row_weight @ exponent.clamp_(max=0).exp_()  # v ≤ s but for the rounding of far larger scores
     return mass
 
 
