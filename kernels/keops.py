@@ -143,7 +143,7 @@ def soft_marginal(
         return value, torch.zeros_like(bias)
     with quiet():
         power, column = exponent(form, x.shape[1], bias, epsilon)
-        share = (power + per_row(3)).exp() * per_row(4)
+        share = (-(-power - per_row(3)).relu()).exp() * per_row(4)
         rows = (value / epsilon)[:, None], row_weight[:, None].contiguous()
         return value, share.sum(dim=0)(x, layout[0], column, *rows)[:, 0]
 

@@ -75,7 +75,8 @@ def soft_gradient(
     score, width = gemm.block_score(x, [y], bias, pair)
     gradient, mass = torch.zeros_like(x), torch.empty_like(bias)
     for start, stop in streaming.blocks(y.shape[0], width):
-        p = row_weight[:, None] * torch.exp((value[:, None] - score(start, stop)) / epsilon)
+        exponent = (value[:, None] - score(start, stop)) / epsilon
+        p = row_weight[:, None] * exponent.clamp_(max=0).exp_()
         mass[start:stop] = p.sum(0)
         gradient += pair.gradient(x, y[start:stop], p)
     return gradient, mass

@@ -69,7 +69,7 @@ def column_sums(
         offs_m = tile * BM + tl.arange(0, BM)
         value = tl.minimum(tl.load(value_ptr + offs_m, mask=offs_m < B, other=-HUGE), HUGE)
         weight = tl.load(weight_ptr + offs_m, mask=offs_m < B, other=0.0)
-        mass += tl.sum(weight[:, None] * tl.exp2((value[:, None] - score) * c), 0)
+        mass += tl.sum(weight[:, None] * tl.exp2(tl.minimum((value[:, None] - score) * c, 0.0)), 0)
     offs_n = column + tl.arange(0, BN)
     tl.store(mass_ptr + group.to(tl.int64) * N + offs_n, mass, mask=offs_n < N)
 

@@ -52,6 +52,18 @@ def test_softmin_and_marginal_are_the_definition(backend, form, epsilon):
 
 
 @every_case
+def test_no_target_gets_more_than_all_mass_where_scores_are_far_above_the_temperature(backend, form):
+    need(backend, form, "argmin", "soft_marginal")
+    x, y, bias = problem(b=64, n=300, scale=1e5)
+    mass = soft_marginal(x, prepare(y, form, backend), bias, 1e-3)[1]
+    assert ((mass >= 0) & (mass <= 1 + 1e-5)).all()
+    x.requires_grad_()
+    softmin(x, prepare(y, form, backend), bias.requires_grad_(), 1e-3).mean().backward()
+    assert ((bias.grad >= 0) & (bias.grad <= 1 + 1e-5)).all()
+    assert x.grad.isfinite().all()
+
+
+@every_case
 def test_the_marginal_averages_over_the_batch_unless_told(backend, form):
     need(backend, form, "argmin", "soft_marginal")
     x, y, bias = problem()

@@ -89,6 +89,13 @@ def test_softmin_and_marginal(form, b, n, d, epsilon):
 
 
 @every_form
+def test_no_target_gets_more_than_all_mass_where_scores_are_far_above_the_temperature(form):
+    x, y, bias = problem(24, 40, 3)
+    _, mass = run_soft(1e5 * x, 1e5 * y, bias, form, 1e-3, torch.full((24,), 1 / 24))
+    assert ((mass >= 0) & (mass <= 1 + 1e-5)).all()
+
+
+@every_form
 def test_launches_that_users_get(form):
     x, y, bias = problem(5, 130, 3)
     layout = backend.prepare(y.to(DEVICE), form)
