@@ -117,7 +117,7 @@ def add_sums(sums, count, found):
     found[2] += moment
 
 
-@compiled
+@compiled()
 def listed_rows(score, index, shift, high, low, begin, end, found, mass):
     """Adds what rows begin ≤ i < end with a list each have to `found`, see `add_sums`, and to the masses."""
     k = score.shape[1]
@@ -137,7 +137,7 @@ def listed_rows(score, index, shift, high, low, begin, end, found, mass):
                 mass[targets[j]] += block[j * ROWS + r]
 
 
-@compiled
+@compiled()
 def whole_rows(score, index, shift, high, low, begin, end, found, mass):
     """`listed_rows` where every row has all of the targets, in order; index is not read."""
     k = score.shape[1]

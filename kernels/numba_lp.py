@@ -17,6 +17,7 @@ from torch import Tensor
 from fastsdot.errors import BackendUnavailable
 
 from . import numba_power, numba_race, smallest, streaming
+from .cached import compiled
 from .form import Form
 from .numba_tile import FUSED, SHAPE, Shape, accumulate, add_bias, any_below, plus, root, rows_below, store, zeros
 from .threads import share
@@ -52,6 +53,7 @@ def prepare(y: Tensor, form: Form) -> list[Tensor]:
 def compile_kernels(shape: Shape, halves: int, degree: int):
     """The kernels for tiles of one shape, one power (see `numba_tile.accumulate`) and one root."""
     rows, vectors, lanes = shape.rows, shape.vectors, shape.lanes
+    kernel = compiled(*shape, halves, degree)
 
     @njit(inline="always")
     def score(x, panels, bias, constants, d, group, panel):
@@ -66,7 +68,7 @@ def compile_kernels(shape: Shape, halves: int, degree: int):
             total = plus(total, part)
         return add_bias(root(total, constants, degree), bias, panel * lanes)
 
-    @njit(nogil=True)
+    @kernel
     def argmin(x, panels, bias, constants, d, groups, first, last, best, index):
         tile = np.empty(rows * lanes, np.float32)
         for panel in range(first, last):
@@ -82,7 +84,7 @@ def compile_kernels(shape: Shape, halves: int, degree: int):
                                     best[group * rows + row] = tile[row * lanes + lane]
                                     index[group * rows + row] = panel * lanes + lane
 
-    @njit(nogil=True)
+    @kernel
     def scores(x, panels, bias, constants, d, groups, first, last, out, stride):
         for panel in range(first, last):
             for group in range(groups):

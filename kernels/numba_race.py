@@ -16,6 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from .cached import compiled
 from .philox import LARGEST, MASK, MULTIPLIERS, ROUNDS, WEYL
 from .threads import share
 
@@ -83,7 +84,7 @@ def possible(score, bits, epsilon, best):
     return count > 0
 
 
-@njit(nogil=True)
+@compiled()
 def race_rows(score, stride, width, begin, end, first, epsilon, key, value, index):
     """Rows begin ≤ i < end, begin even, of scores with `stride` between rows."""
     words = np.empty((2, GROUP), np.float32)

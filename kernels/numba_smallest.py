@@ -54,7 +54,7 @@ def select(keys, count, k):
             break
 
 
-@compiled
+@compiled()
 def fold_rows(score, bits, stride, n, first, begin, end, k, keys, counts, lasts):
     """Append to the keys of rows begin ≤ i < end what lies below the k-th smallest, as it was when they last filled up.
 
@@ -79,18 +79,17 @@ def fold_rows(score, bits, stride, n, first, begin, end, k, keys, counts, lasts)
         counts[i], lasts[i] = count, last
 
 
-@compiled
-def first_in_order(keys, counts, k, begin, end, out):
-    """The k smallest keys of each row in ascending order; where there are fewer the rest is left as it is."""
+@compiled()
+def first_keys(keys, counts, k, begin, end, out):
+    """The k smallest keys of each row, in any order; where there are fewer the rest is left as it is."""
     for i in range(begin, end):
-        count = min(counts[i], k)
         if counts[i] > k:
             select(keys[i], counts[i], k)
-        keys[i, :count].sort()
-        out[i, :count] = keys[i, :count]
+        for c in range(min(counts[i], k)):
+            out[i, c] = keys[i, c]
 
 
-@compiled
+@compiled()
 def fold_columns(score, stride, rows, value, first, begin, end, least):
     """score_ij − value_i of columns begin ≤ j < end, the targets from `first` on, into their lists, least [k, N]."""
     most = least.shape[0] - 1
@@ -144,7 +143,12 @@ def rows(scores: streaming.Scores, k: int) -> tuple[Tensor, Tensor]:
         spans = tasks(batch, last - first)
         share(lambda task: fold_rows(*data, *spans[task], k, keys, counts, lasts), len(spans))  # noqa: B023
     found, spans = np.full((batch, k), NONE), tasks(batch, 8 * k)
-    share(lambda task: first_in_order(keys, counts, k, *spans[task], found), len(spans))
+
+    def finish(task: int) -> None:
+        first_keys(keys, counts, k, *spans[task], found)
+        found[slice(*spans[task])].sort(axis=1)  # numba's own sort takes seconds to compile
+
+    share(finish, len(spans))
     order = (found >> 32).astype(np.int32)
     value = np.where(order < 0, order ^ 0x7FFFFFFF, order).view(np.float32)
     index = np.where(found == NONE, -1, found & 0xFFFFFFFF)

@@ -37,37 +37,53 @@ def uncast(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-@torch.library.custom_op("fastsdot::argmin", mutates_args=())
+_LIBRARY = torch.library.Library("fastsdot", "FRAGMENT")
+
+
+def operator(function: Callable) -> Callable:
+    """The function as torch's operator of its name.
+
+    `torch.library.custom_op` would import torch's compiler at the first call, which takes seconds, and switch autograd
+    off inside, of which the gradient of a callable is made.
+    """
+    name = function.__name__.removeprefix("_")
+    _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
+    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+    return getattr(torch.ops.fastsdot, name).default
+
+
+@operator
 def _argmin(x: Tensor, layout: list[Tensor], bias: Tensor, backend: str, form: str) -> tuple[Tensor, Tensor]:
     return BACKENDS[backend].load().argmin(x, layout, bias, find(form))
 
 
-@torch.library.custom_op("fastsdot::softmin", mutates_args=())
+@operator
 def _softmin(x: Tensor, layout: list[Tensor], bias: Tensor, backend: str, form: str, epsilon: float) -> Tensor:
     return BACKENDS[backend].load().softmin(x, layout, bias, find(form), epsilon)
 
 
-@torch.library.custom_op("fastsdot::soft_marginal", mutates_args=())
+@operator
 def _soft_marginal(
     x: Tensor, layout: list[Tensor], bias: Tensor, row_weight: Tensor, backend: str, form: str, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     return BACKENDS[backend].load().soft_marginal(x, layout, bias, find(form), epsilon, row_weight)
 
 
-@torch.library.custom_op("fastsdot::topk", mutates_args=())
+@operator
 def _topk(x: Tensor, layout: list[Tensor], bias: Tensor, backend: str, form: str, k: int) -> tuple[Tensor, Tensor]:
     return BACKENDS[backend].load().topk(x, layout, bias, find(form), k)
 
 
-@torch.library.custom_op("fastsdot::sample", mutates_args=())
+@operator
 def _sample(
     x: Tensor, layout: list[Tensor], bias: Tensor, seed: Tensor, backend: str, form: str, epsilon: float
 ) -> Tensor:
     return BACKENDS[backend].load().sample(x, layout, bias, find(form), epsilon, seed)
 
 
+@operator
 @uncast
-def soft_gradient(
+def _soft_gradient(
     x: Tensor, y: Tensor, bias: Tensor, value: Tensor, row_weight: Tensor, form: str, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """Σ_i r_i v_i differentiated with respect to x and bias, over blocks of targets on any device."""
@@ -82,22 +98,16 @@ def soft_gradient(
     return gradient, mass
 
 
+@operator
 @uncast
-def chosen_gradient(x: Tensor, y: Tensor, index: Tensor, weight: Tensor, form: str) -> Tensor:
+def _chosen_gradient(x: Tensor, y: Tensor, index: Tensor, weight: Tensor, form: str) -> Tensor:
     """Σ_k w_ik ∂form(x_i, y_{index_ik})/∂x_i, for index and weight [B, k]."""
     pair = find(form)
     rows = [pair.gradient(x, y[column], w[:, None], paired=True) for column, w in zip(index.T, weight.T, strict=True)]
     return torch.stack(rows).sum(0)
 
 
-# The gradient of a callable is autograd's, which `custom_op` switches off inside an operator and a library leaves on.
-_LIBRARY = torch.library.Library("fastsdot", "FRAGMENT")
-for _function in (soft_gradient, chosen_gradient):
-    _LIBRARY.define(_function.__name__ + torch.library.infer_schema(_function, mutates_args=()))
-    _LIBRARY.impl(_function.__name__, _function, "CompositeExplicitAutograd")
-
-
-@torch.library.custom_op("fastsdot::average", mutates_args=())
+@operator
 def _average(
     x: Tensor, layout: list[Tensor], bias: Tensor, points: Tensor, backend: str, form: str, epsilon: float
 ) -> Tensor:
@@ -105,42 +115,42 @@ def _average(
     return streaming.average(streaming.scored(score, points.shape[0], width), epsilon, points)
 
 
-@_argmin.register_fake
+@torch.library.register_fake(_argmin)
 def _(x, layout, bias, backend, form):
     return x.new_empty(x.shape[0]), x.new_empty(x.shape[0], dtype=torch.int64)
 
 
-@_softmin.register_fake
+@torch.library.register_fake(_softmin)
 def _(x, layout, bias, backend, form, epsilon):
     return x.new_empty(x.shape[0])
 
 
-@_soft_marginal.register_fake
+@torch.library.register_fake(_soft_marginal)
 def _(x, layout, bias, row_weight, backend, form, epsilon):
     return x.new_empty(x.shape[0]), torch.empty_like(bias)
 
 
-@_topk.register_fake
+@torch.library.register_fake(_topk)
 def _(x, layout, bias, backend, form, k):
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
 
 
-@_sample.register_fake
+@torch.library.register_fake(_sample)
 def _(x, layout, bias, seed, backend, form, epsilon):
     return x.new_empty(x.shape[0], dtype=torch.int64)
 
 
-@_average.register_fake
+@torch.library.register_fake(_average)
 def _(x, layout, bias, points, backend, form, epsilon):
     return x.new_empty(x.shape[0], points.shape[1])
 
 
-@torch.library.register_fake("fastsdot::soft_gradient")
+@torch.library.register_fake(_soft_gradient)
 def _(x, y, bias, value, row_weight, form, epsilon):
     return torch.empty_like(x), torch.empty_like(bias)
 
 
-@torch.library.register_fake("fastsdot::chosen_gradient")
+@torch.library.register_fake(_chosen_gradient)
 def _(x, y, index, weight, form):
     return torch.empty_like(x)
 
@@ -155,7 +165,7 @@ def _save_chosen(ctx, inputs, output):
 def _chosen_backward(ctx, grad_value, grad_index):
     x, y, bias, index = ctx.saved_tensors
     index, weight = index.reshape(x.shape[0], -1), grad_value.reshape(x.shape[0], -1)
-    grad_x = torch.ops.fastsdot.chosen_gradient(x, y, index, weight, ctx.form)
+    grad_x = _chosen_gradient(x, y, index, weight, ctx.form)
     grad_bias = torch.zeros_like(bias).index_add(0, index.reshape(-1), weight.reshape(-1))
     return grad_x, ctx.layout, grad_bias, None, None
 
@@ -172,13 +182,13 @@ def _save_soft(ctx, inputs, output):
 
 def _soft_backward(ctx, grad):
     x, y, bias, value = ctx.saved_tensors
-    grad_x, grad_bias = torch.ops.fastsdot.soft_gradient(x, y, bias, value, grad.contiguous(), ctx.form, ctx.epsilon)
+    grad_x, grad_bias = _soft_gradient(x, y, bias, value, grad.contiguous(), ctx.form, ctx.epsilon)
     return grad_x, ctx.layout, grad_bias, None, None, None
 
 
-_argmin.register_autograd(_chosen_backward, setup_context=_save_chosen)
-_topk.register_autograd(_topk_backward, setup_context=_save_chosen)
-_softmin.register_autograd(_soft_backward, setup_context=_save_soft)
+torch.library.register_autograd(_argmin, _chosen_backward, setup_context=_save_chosen)
+torch.library.register_autograd(_topk, _topk_backward, setup_context=_save_chosen)
+torch.library.register_autograd(_softmin, _soft_backward, setup_context=_save_soft)
 
 
 @uncast
@@ -310,7 +320,7 @@ def chosen(targets: Targets, index: Tensor) -> Tensor:
 def gradient(
     x: Tensor, targets: Targets, bias: Tensor, value: Tensor, grad: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`soft_gradient` for targets of any kind."""
+    """`_soft_gradient` for targets of any kind."""
     if isinstance(targets, Prepared):
-        return torch.ops.fastsdot.soft_gradient(x, targets.y, bias, value, grad, targets.form.key, epsilon)
+        return _soft_gradient(x, targets.y, bias, value, grad, targets.form.key, epsilon)
     return targets.soft_gradient(x, bias, value, grad, epsilon)

@@ -12,10 +12,10 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from . import gemm, numba_lp, screen_inner, screen_l1, streaming
+from .cached import compiled
 from .form import Form
 from .numba_bytes import store_lowest
 from .numba_smallest import fill, keep
@@ -43,7 +43,7 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
     return PARTS[form.kind].refusal(form, d)
 
 
-@njit(nogil=True)
+@compiled()
 def join(begins, ends, best, index):
     """The smallest scores of all spans, [spans, B, k], in the place of the first; ties stay with the earlier span."""
     for span in range(1, best.shape[0]):
@@ -57,15 +57,16 @@ def join(begins, ends, best, index):
 @functools.cache
 def compile_kernels(part: ModuleType, rows: int):
     """The kernels of a part for samples in groups of `rows`."""
+    kernel = compiled(part.__name__, rows)
     bounds, exact, lanes = part.compile_bounds(rows), part.exact, part.LANES
 
-    @njit(nogil=True)
+    @kernel
     def screen(samples, targets, begins, ends, first, last, lowest, stride):
         for panel in range(first, last):
             for i in range(begins, ends, rows):
                 store_lowest(bounds(rows, samples, i, targets, panel), lowest, panel * stride + i)
 
-    @njit(nogil=True)
+    @kernel
     def promise(samples, targets, begins, ends, lowest, x, y, bias, scale, score, index):
         """The exact score of the target with the smallest bound in each of the score.shape[1] most promising panels."""
         k = score.shape[1]
@@ -83,7 +84,7 @@ def compile_kernels(part: ModuleType, rows: int):
                     index[i, c] = panel * lanes + tile.argmin()
                     score[i, c] = exact(x, i, y, index[i, c], scale, bias[index[i, c]])
 
-    @njit(nogil=True)
+    @kernel
     def rescore(
         samples, targets, first, last, begins, ends, lowest, x, y, bias, scale, offset, limit, best, index, count
     ):  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from .cached import compiled
 from .form import Form
 from .numba_bytes import MULTIPLIES, begin, bound, multiply
 from .numba_sums import dot
@@ -36,7 +37,7 @@ def refusal(form: Form, d: int) -> str | None:
     return None
 
 
-@njit(nogil=True)
+@compiled()
 def encode(vectors, centre, first, last, width, offset, codes, norms, totals):
     """Codes of vectors[first:last] − centre, four coordinates of `width` vectors side by side, and norms of each.
 
@@ -94,7 +95,7 @@ def exact(x, i, y, j, scale, bias):
     return bias - scale * dot(x, i, y, j)
 
 
-@njit(nogil=True)
+@compiled()
 def lower(bias, centred, centre, y, scale, first, last, lowered):
     """The biases that bounds start from: with the score of the centre, and less what rounding may add later."""
     for j in range(first, last):

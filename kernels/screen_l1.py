@@ -18,6 +18,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from .cached import compiled
 from .form import Form
 from .numba_bytes import MEASURES, differ, measure
 from .numba_sums import distance
@@ -51,7 +52,7 @@ def refusal(form: Form, d: int) -> str | None:
     return None
 
 
-@njit(nogil=True)
+@compiled()
 def encode(vectors, grid, unit, first, last, width, order, codes, sums):
     """Codes of vectors[first:last], eight coordinates of `width` vectors side by side, and sums of each vector v.
 
@@ -138,7 +139,7 @@ def exact(x, i, y, j, scale, bias):
     return bias + distance(x, i, y, j)
 
 
-@njit(nogil=True)
+@compiled()
 def lower(bias, excess, rest, safety, first, last, lowered):
     """The biases that bounds start from; with `safety` 0 they do not pay for the rounding of the codes."""
     for j in range(first, last):

@@ -8,7 +8,7 @@ import torch
 from list_cases import SHAPES, N, assert_sums, definition, problem
 
 from fastsdot import kernels
-from fastsdot.kernels import cached, lists, numba_lists
+from fastsdot.kernels import lists, numba_lists
 
 
 @pytest.fixture(params=["fused", "torch"])
@@ -143,26 +143,6 @@ def test_every_row_is_in_one_chunk():
     for rows, k, n in [(0, 5, 9), (1, 1, 1), (10**5, 16, 5000), (37, 2**16, 2**16), (2**20 + 1, 16, 100)]:
         count, size = numba_lists.chunks(rows, k, n)
         assert (count - 1) * size < rows <= count * size or rows == count == 0
-
-
-def test_what_is_kept_on_disk_goes_by_the_files_it_was_compiled_from(tmp_path, monkeypatch):
-    for name in ("cached", "numba_tile", "numba_lists"):
-        (tmp_path / f"{name}.py").write_text(name)
-    monkeypatch.setattr(cached, "__file__", str(tmp_path / "cached.py"))
-    digest = cached.digest.__wrapped__
-    before = digest()
-    (tmp_path / "cached.py").write_text("other")
-    assert digest() == before
-    (tmp_path / "numba_tile.py").write_text("other")
-    assert digest() != before
-    monkeypatch.undo()
-    assert cached.digest() in numba_lists.listed_rows.py_func.__qualname__
-
-
-def test_what_cannot_be_kept_is_compiled_all_the_same():
-    names = {}
-    exec("def twice(x):\n    return 2 * x", names)  # in no file
-    assert cached.compiled(names["twice"])(3) == 6
 
 
 def _in_child(queue, operands):
