@@ -29,18 +29,17 @@ def suite_table(found: dict) -> str:
         f"{len(rows) - sum(map(missed, rows))} of {len(rows)} rows are at χ² ≤ {GOAL}, within two standard errors. "
         + about(found["machine"]),
         "",
-        "| problem | N | D | χ² | least χ² | samples a target | seconds | converged |",
-        "|---|---|---|---|---|---|---|---|",
+        "| problem | N | D | χ² | samples a target | seconds | converged |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         head = f"| {row['name']} | {row['n']:,} | {row['d']:,} |"
         if "failed" in row:
-            lines.append(f"{head} {row['failed'].splitlines()[0]} | | | | |")
+            lines.append(f"{head} {row['failed'].splitlines()[0]} | | | |")
             continue
         chi2 = f"{row['chi2']:.4f} ± {row['chi2_error']:.4f}"
-        least = f"{row['least']:.3f}" if row["least"] > 5e-4 else "0"
         lines.append(
-            f"{head} {f'**{chi2}**' if missed(row) else chi2} | {least} | {row['samples_per_target']:.1f} |"
+            f"{head} {f'**{chi2}**' if missed(row) else chi2} | {row['samples_per_target']:.1f} |"
             f" {row['seconds']:.2f} | {'yes' if row['reason'] == 'CONVERGED' else 'no'} |"
         )
     return "\n".join(lines) + "\n"

@@ -137,6 +137,6 @@ def parts(ot: SemiDiscreteOT | ConditionalOT) -> list[tuple[Label | None, SemiDi
 
 def twin(ot: SemiDiscreteOT | ConditionalOT) -> SemiDiscreteOT | ConditionalOT:
     """The same targets, weights and kernels with a potential and a state of the solve of its own."""
-    names = ("targets", "weights", "cost", "_embedding", "_kernel")
+    names = ("targets", "weights", "first", "cost", "_embedding", "_kernel")
     shared = [getattr(part, name) for _, part in parts(ot) for name in names]
     return copy.deepcopy(ot, {id(value): value for value in shared})

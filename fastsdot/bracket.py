@@ -135,7 +135,7 @@ class Lists:
     """Samples x [M, D] with φ(x) and, in ascending order, the margins c − ψ_j − φ(x) of their K best targets."""
 
     def __init__(self, ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int):
-        positive = int((ot.weights > 0).sum())
+        positive = int((ot.atoms > 0).sum())
         self.ot, least, most = ot, *LIST
         few = positive <= most or positive * samples <= ENTRIES
         self.k = positive if few else min(most, max(least, ENTRIES // samples))
@@ -147,7 +147,7 @@ class Lists:
             part = slice(start, min(samples, start + batch))
             self.x[part] = sampler(part.stop - start)
             value[part], column[part] = self.best(self.x[part], bias)
-        weights = ot.weights.double().cpu().numpy()
+        weights = ot.atoms.double().cpu().numpy()
         self.room = samples * (weights / weights.sum())
         self.phi, self.column = value[:, 0].double().numpy(), column.numpy()
         self.margin = (value - value[:, :1]).numpy()

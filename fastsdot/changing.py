@@ -6,9 +6,9 @@ from the old targets: with φ their c-transform, j wins x where ψ_j > c(x, y_j)
     ψ_j = the b_j-quantile over x of c(x, y_j) − φ(x)            (ε = 0)
     ψ_j = −ε log E_x exp((φ(x) − c(x, y_j)) / ε)                 (ε > 0: Sinkhorn's update of one potential)
 
-A copy of a target that holds at least b_j gets the potential of that target, since c(x, y_j) − φ(x) is ψ_j all over its
-cell. Without samples of the source, what enters gets the smallest ψ of its 8 nearest old targets, which seldom wins too
-much. What a removed target held falls to its neighbours.
+A copy of another target gets its potential: at ε = 0 they are one (`fastsdot.atoms`). Without samples of the source,
+what enters gets the smallest ψ of its 8 nearest old targets, which seldom wins too much. What a removed target held
+falls to its neighbours.
 """
 
 import copy
@@ -157,23 +157,24 @@ def _carry(ot: "SemiDiscreteOT", new: "SemiDiscreteOT", origin: Tensor, source: 
     new.potential.copy_(torch.where(stays, ot.potential[before], 0.0))
     if not bool(ot.potential.any()):  # never solved: there is nothing to go by
         return new
-    enters = ~stays if source is None else (~stays | (ot.weights[before] == 0)) & (new.weights > 0)
-    if not bool(enters.any()):
-        return new
-    wins = math.ceil(min(max(WINS[0], float(new.weights[enters].sum()) / NOISE), WINS[1]))
-    for index in enters.nonzero().squeeze(1).split(max(1, PART // max(1, ot.shape.numel()))):
+    enters = ~stays if source is None else (~stays | (ot.atoms[before] == 0)) & (new.atoms > 0)
+    entering = enters.nonzero().squeeze(1)
+    wins = math.ceil(min(max(WINS[0], float(new.atoms[enters].sum()) / NOISE), WINS[1]))
+    for index in entering.split(max(1, PART // max(1, ot.shape.numel()))) if len(entering) else ():
         y = flat(new.targets[index])
-        value = below(ot, y) if source is None else levels(ot, y, new.weights[index], source, wins)
+        value = below(ot, y) if source is None else levels(ot, y, new.atoms[index], source, wins)
         if ot.ranks is not None:
             value = ot.ranks.first(lambda value=value: value, value.shape, ot.device)
         new.potential[index] = value
+    if new.first is not None:
+        new.potential.copy_(new.potential[new.first])
     return new
 
 
 def below(ot: "SemiDiscreteOT", y: Tensor) -> Tensor:
     """The smallest potential of the `NEAR` old targets of smallest c(y, y_j), [K], for y [K, D]."""
-    bias = torch.where(ot.weights > 0, ot._embedding.column, torch.inf)
-    near = min(NEAR, int((ot.weights > 0).sum()))
+    bias = torch.where(ot.atoms > 0, ot._embedding.column, torch.inf)
+    near = min(NEAR, int((ot.atoms > 0).sum()))
     parts = [kernels.topk(ot._embed(part), ot._kernel, bias, near)[1] for part in y.split(BATCH)]
     return ot.potential[torch.cat(parts)].amin(1)
 

@@ -43,8 +43,9 @@ def maximum(ot: "SemiDiscreteOT", candidates: Candidates, box: tuple[Tensor, Ten
 
 
 def settle(ot: "SemiDiscreteOT", potential: Tensor) -> None:
-    """Make it the potential, with Σ_j b_j ψ_j = 0, and the state's."""
-    ot.potential.copy_(potential - (ot.weights.double() * potential).sum())
+    """Make it the potential, with Σ_j b_j ψ_j = 0 and one ψ for identical targets, and the state's."""
+    potential = potential - (ot.atoms.double() * potential).sum()
+    ot.potential.copy_(potential if ot.first is None else potential[ot.first])
     ot.ascent.potential = ot.potential.detach().double()
 
 

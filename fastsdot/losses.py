@@ -46,7 +46,7 @@ class TransportLoss(nn.Module):
     def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
         if reference is not None:
             return self.ot.cost.fit_loss(x.flatten(1).float(), self.target(reference).flatten(1))
-        constant = (self.ot.weights * self.ot.potential).sum()
+        constant = (self.ot.atoms * self.ot.potential).sum()
         if self.ot.ranks is None:
             return self.ot.c_transform(x).mean() + constant
         if self.ot.epsilon:

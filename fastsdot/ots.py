@@ -105,7 +105,7 @@ def begin(ot: "SemiDiscreteOT", x: Tensor) -> tuple[Ascent, bool]:
         starts = [replace(fresh, potential=ot.potential.double())]
     best, lowest = fresh, WARM
     for start in starts:
-        hits = Survey(ot.weights, ot.potential, soft=False)
+        hits = Survey(ot.atoms, ot.potential, soft=False)
         hits.add(x.new_zeros(x.shape[0]), ot._assign(x, start.potential.float()))
         chi2 = hits.marginal.chi2()
         if chi2.value + chi2.error < lowest:  # the first of those that the pilot cannot tell apart
@@ -133,7 +133,7 @@ def evaluate(ot: "SemiDiscreteOT", source: SourceLike, samples: int, batch_size:
 
 def survey(ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int) -> Survey:
     """`samples` in batches, or less than a batch under it for soft masses."""
-    found = Survey(ot.weights, ot.potential, soft=ot.epsilon > 0)
+    found = Survey(ot.atoms, ot.potential, soft=ot.epsilon > 0)
     while (left := samples - found.marginal.samples) >= (batch if ot.epsilon else 1):
         found.add(*ot._marginal(sampler(min(batch, left)), ot.potential, ot.epsilon))
     return found

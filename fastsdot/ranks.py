@@ -143,6 +143,13 @@ class Shared:
             rows[here] = self.own[index[here] - self.first]
         return self.ranks.sum(rows.view(torch.uint8)).view(self.dtype)  # one rank's bytes and the others' zeros
 
+    def spread(self, own: Tensor) -> Tensor:
+        """A number of each target that this rank holds, [last − first], as those of all, [N]."""
+        whole = own.new_zeros(len(self))
+        if self.ranks.rank < self.ranks.shards:
+            whole[self.first : self.last] = own
+        return self.ranks.sum(whole)
+
     def to(self, device: torch.device) -> "Shared":
         return Shared(self.own.to(device), self.ranks, self.first, self.last, self.shape, self.whole)
 
@@ -194,5 +201,4 @@ def lay_out(
         local = kernels.in_blocks(Embedded(cost, own, part.centre), part.form, **requested)
     else:
         local = kernels.prepare(cost.embed_rows(flat(own), part.centre), part.form, **requested)
-    column = part.column if ranks.rank < ranks.shards else torch.zeros_like(part.column)
-    return part._replace(column=probe.spread(column)), replace(probe, local=local)
+    return part._replace(column=targets.spread(part.column)), replace(probe, local=local)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsdot import changing, checkpoint, kernels, ots
+from fastsdot.atoms import first_equals, merged
 from fastsdot.bracket import Bracket, bracket
 from fastsdot.costs import Pairing, make_cost
 from fastsdot.errors import InvalidArgument, require_finite, require_number
@@ -40,7 +41,8 @@ class SemiDiscreteOT(nn.Module):
     cost, p
         A name of `fastsdot.costs`, or a callable `cost(x, y)` that broadcasts and reduces the last axis; p for "lp".
     weights
-        [N], non-negative, scaled to sum 1; 1/N by default. A target of weight 0 is never chosen.
+        [N], non-negative, scaled to sum 1; 1/N by default. A target of weight 0 is never chosen. Identical targets are
+        one at ε = 0: the first of them is chosen, with the weights of all (see `fastsdot.atoms`).
     epsilon
         Entropic temperature in units of cost; 0 is hard.
     backend
@@ -65,6 +67,7 @@ class SemiDiscreteOT(nn.Module):
     targets: Tensor | Storage | Shared
     weights: Tensor
     potential: Tensor
+    first: Tensor | None
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class SemiDiscreteOT(nn.Module):
             self.targets = stored
         self.register_buffer("weights", as_weights(weights, n).to(stored.device))
         self.register_buffer("potential", torch.zeros(n, dtype=torch.float32, device=stored.device))
+        self.register_buffer("first", None if self.epsilon else first_equals(self.targets), persistent=False)
         self.requested = {"backend": backend, "precision": precision}
         self.options = self.requested | {"cost": cost, "p": p, "epsilon": epsilon}
         self.options |= {"memory": memory, "group": group, "shards": shards}
@@ -143,6 +147,11 @@ class SemiDiscreteOT(nn.Module):
     def device(self) -> torch.device:
         """Where targets and potential are, and samples have to be."""
         return self.targets.device
+
+    @property
+    def atoms(self) -> Tensor:
+        """The weights b by which the transport is judged, [N]: of identical targets the first has those of all."""
+        return merged(self.weights, self.first)
 
     @property
     def backend(self) -> str:
@@ -374,10 +383,10 @@ class SemiDiscreteOT(nn.Module):
     def _bias(self, potential: Tensor, epsilon: float = 0.0) -> Tensor:
         """What kernels add per target: the cost's own term − ψ (− ε log b), and +inf where b is 0."""
         require_finite("potential", potential)
-        bias = self._embedding.column - potential
+        bias, b = self._embedding.column - potential, self.atoms
         if epsilon:
-            bias = bias - epsilon * self.weights.log()
-        return torch.where(self.weights > 0, bias, torch.inf)
+            bias = bias - epsilon * b.log()
+        return torch.where(b > 0, bias, torch.inf)
 
     def _assign(self, x: Tensor, potential: Tensor) -> Tensor:
         return kernels.argmin(self._embed(x), self._kernel, self._bias(potential))[1]

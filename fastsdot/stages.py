@@ -85,13 +85,13 @@ class Stage:
         self.samples, self.even = 0, False
         self.rows = 0  # of a batch, where all must be of one size
         self.asked = 0  # samples at the last verdict
-        self.found = Survey(ot.weights, ot.potential, soft=ot.epsilon > 0)
+        self.found = Survey(ot.atoms, ot.potential, soft=ot.epsilon > 0)
 
     def _look(self) -> None:
         """Take the potential as it is now, and lists as long as they are to be now."""
         ot = self.ot
         k = ot.ascent.widened * 2 ** math.ceil(math.log2(max(2.0, WIDTH * self.perplexity)))
-        self.width = k if 2 * k <= int((ot.weights > 0).sum()) else ot.targets.shape[0]
+        self.width = k if 2 * k <= int((ot.atoms > 0).sum()) else ot.targets.shape[0]
         self.bias, self.potential = ot._bias(ot.potential), ot.potential.double()
         self.limits: tuple[Tensor, Tensor] | None = None  # how far down and up, once `box` was asked for
 
@@ -119,7 +119,7 @@ class Stage:
             phi = low + ot.cost.row(x, ot._embedding)
             chosen = index.gather(1, place[:, None]).squeeze(1).long()
         self.found.add(phi, chosen)
-        return float(phi.double().mean() + (ot.weights * ot.potential).sum(dtype=torch.float64))
+        return float(phi.double().mean() + (ot.atoms * ot.potential).sum(dtype=torch.float64))
 
     def extend(self, sampler: Sampler, samples: int, batch: int) -> "Stage":
         """Samples that are for a fit alone."""
@@ -142,7 +142,7 @@ class Stage:
 
     def candidates(self, onto: Candidates | None = None) -> Candidates:
         """The lists, with others that are kept."""
-        found = Candidates(self.ot.weights, onto.parts if onto else ())
+        found = Candidates(self.ot.atoms, onto.parts if onto else ())
         found.add(self.lists, self.potential, ENTRIES)
         return found
 

@@ -29,7 +29,7 @@ EXTREMES = 16  # k
 
 def rare(ot: "SemiDiscreteOT", samples: int) -> Tensor:
     """Which targets are rare among so many samples, [N]; none where every sample is shared out among all."""
-    b = ot.weights.double()
+    b = ot.atoms.double()
     few = (b > 0) & (b * samples < FEW) & (b * b.numel() < SPARSE)
     return few & (ot.epsilon == 0)
 
@@ -43,5 +43,5 @@ def hold(ot: "SemiDiscreteOT", x: Tensor, held: Tensor, narrowest: float) -> Non
     low = kernels.argmin(x, ot._kernel, bias.masked_fill(held, torch.inf))[0]
     last, mean = (found.double() for found in kernels.margins(x, ot._kernel, bias, low, k))
     scale = ((last - mean) * k / max(1, k - 1)).clamp(min=narrowest)
-    beyond = (k / (len(x) * ot.weights.double())).log().clamp(min=0)
+    beyond = (k / (len(x) * ot.atoms.double())).log().clamp(min=0)
     ot.potential.add_(torch.where(held, last - scale * (1 + k**-0.5) * beyond, 0.0))

@@ -82,7 +82,7 @@ def marginal_cost(ot: SemiDiscreteOT, mass: torch.Tensor, rows: int = 1024) -> f
 
     Σ_ij e_i d_j c(y_i, y_j) / Σ_i e_i with e = (m − b)⁺ and d = (b − m)⁺; a mean over `rows` draws from e.
     """
-    excess, missing = (mass - ot.weights).clamp(min=0), (ot.weights - mass).clamp(min=0)
+    excess, missing = (mass - ot.atoms).clamp(min=0), (ot.atoms - mass).clamp(min=0)
     total = float(excess.sum())
     if total <= 0:
         return 0.0

@@ -217,10 +217,12 @@ def soft_marginal(
     if row_weight is None:
         row_weight = x.new_full((x.shape[0],), 1 / max(1, x.shape[0]))
     x, bias, row_weight = x.detach().contiguous(), bias.detach(), row_weight.detach()
-    if not isinstance(targets, Prepared):
-        return targets.soft_marginal(x, bias, epsilon, row_weight)
-    backend = targets.backend("soft_marginal")
-    return _soft_marginal(x, targets.layouts[backend], bias, row_weight, backend, targets.form.key, epsilon)
+    if isinstance(targets, Prepared):
+        backend = targets.backend("soft_marginal")
+        value, mass = _soft_marginal(x, targets.layouts[backend], bias, row_weight, backend, targets.form.key, epsilon)
+    else:
+        value, mass = targets.soft_marginal(x, bias, epsilon, row_weight)
+    return value, mass.masked_fill(torch.isinf(bias), 0.0)  # NaN where a block has no target that can be chosen
 
 
 @uncast

@@ -45,6 +45,7 @@ def same(folder):
         for cost, epsilon in (("sqeuclidean", 0.0), ("l1", 0.3), ("cosine", 0.3)):
             alone, together = pair(shards, memory, cost=cost, epsilon=epsilon)
             assert together.ranks.shards == (shards or size)
+            assert torch.equal(together.atoms, alone.atoms)
             assert torch.equal(together.assign(X), alone.assign(X))
             assert torch.equal(together.transport(X), alone.transport(X))
             close(together.topk(X, 160), alone.topk(X, 160))

@@ -183,9 +183,10 @@ def test_a_few_samples_a_million_away_do_not_keep_the_rest_from_converging():
     assert SemiDiscreteOT(torch.randn(100, 5)).solve(source).converged
 
 
-def test_targets_that_tie_up_to_rounding_end_the_cooling():
-    ot = SemiDiscreteOT(torch.randn(18).repeat(187, 1), cost="dot")
-    assert ot.solve(18, max_samples=31_000).reason is Reason.MAX_SAMPLES
+def test_targets_that_tie_for_every_sample_end_the_cooling():
+    ot = SemiDiscreteOT(torch.cat([torch.randn(17).repeat(187, 1), torch.randn(187, 1)], 1), cost="dot")
+    x = torch.cat([torch.ones(17), torch.zeros(1)])
+    assert ot.solve(lambda n: x * torch.randn(n, 18), max_samples=31_000).reason is Reason.MAX_SAMPLES
     assert bool(ot.potential.isfinite().all())
 
 

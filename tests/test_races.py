@@ -107,7 +107,7 @@ def test_results_take_their_place_in_a_document():
 
 def test_rows_above_the_goal_are_bold_and_failures_are_counted():
     machine = {"cpu": "c", "cores": 2, "torch": "2", "load": 0.1}
-    good = {"name": "good", "n": 10, "d": 2, "chi2": 0.06, "chi2_error": 0.01, "least": 0.0, "samples_per_target": 20,
+    good = {"name": "good", "n": 10, "d": 2, "chi2": 0.06, "chi2_error": 0.01, "samples_per_target": 20,
             "seconds": 1.0, "reason": "CONVERGED"}  # fmt: skip
     bad = good | {"name": "bad", "chi2": 0.2, "reason": "MAX_SAMPLES"}
     failed = {"name": "failed", "n": 10, "d": 2, "failed": "RuntimeError: broke"}

@@ -59,12 +59,23 @@ def test_every_reduction_agrees_with_targets_in_memory(images, mapped, cost, p):
 
 def test_equal_targets_of_different_blocks_keep_their_order(images):
     images[N // 2 :] = images[: N // 2]
-    parts = SemiDiscreteOT(torch.from_numpy(images), cost="l1", memory=BLOCKED)
+    parts = SemiDiscreteOT(torch.from_numpy(images), cost="l1", epsilon=1.0, memory=BLOCKED)
     x = torch.from_numpy(images[:40]) / 255
     assert torch.equal(parts.assign(x), torch.arange(40))
     value, index = parts.topk(x, 2)
     assert torch.equal(index, torch.stack([torch.arange(40), torch.arange(40) + N // 2], 1))
     assert not value.any()
+
+
+@pytest.mark.parametrize("cost", ["sqeuclidean", "l1"])
+def test_a_block_in_which_no_target_can_be_chosen_has_no_mass(images, mapped, cost):
+    whole, parts, x = pair(images, mapped, cost=cost, weights=torch.arange(N) >= 350, epsilon=0.3)
+    (value, mass), (again, expected) = (ot._marginal(ot._flat(x), ot.potential, 0.3) for ot in (parts, whole))
+    torch.testing.assert_close(value, again, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mass, expected, rtol=1e-5, atol=1e-5)
+    assert not mass[:350].any()
+    assert bool((parts.sample(x, torch.Generator().manual_seed(0)) >= 350).all())
+    torch.testing.assert_close(parts.barycenter(x), whole.barycenter(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3])

@@ -30,8 +30,8 @@ def test_an_exponential_tail_is_met(start):
     assert math.exp(-2 * beyond / EXTREMES**0.5) < middle < 1.2  # one standard error below b, and not above it
 
 
-def test_others_are_left_alone_and_copies_kept_below():
-    ot = SemiDiscreteOT(torch.tensor([[0.0], [0.0], [1.0]]), weights=torch.tensor([0.7, 1e-6, 0.3]))
+def test_others_are_left_alone_and_near_copies_kept_below():
+    ot = SemiDiscreteOT(torch.tensor([[0.0], [1e-9], [1.0]]), weights=torch.tensor([0.7, 1e-6, 0.3]))
     x = torch.rand(4000, 1)
     hold(ot, x, torch.tensor([False, True, False]), 0.01)
     assert float(ot.potential[0]) == float(ot.potential[2]) == 0.0
