@@ -131,7 +131,7 @@ def claim_wrong(ot: SemiDiscreteOT, solution: Solution, draw: Source, rule: floa
     found = ot.evaluate(draw, samples, batch_size=min(16_384, max(1, samples // 64)))
     chi2, tol = found.chi2, rule
     if isinstance(rule, Histogram):
-        chi2, tol = binned_chi2(found.mass, ot.weights, rule.bins), (rule.high / rule.hits - 1) ** 2
+        chi2, tol = binned_chi2(found.mass, ot.atoms, rule.bins), (rule.high / rule.hits - 1) ** 2
     if chi2 - ERRORS * found.chi2_error > tol:
         return f"converged at {tol}, but χ² {chi2:.4g} ± {found.chi2_error:.2g}"
     return None
