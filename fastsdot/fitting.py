@@ -23,6 +23,7 @@ PER_DIRECTION = 8
 TOLERANCE, GAIN = 0.01, 1e-4  # of the noise of a sample: the residual χ², and the growth in units of τ, that end a fit
 LISTINGS = 4  # of the samples of a stage, at most
 HELD = 0.3  # of the noise of a sample: the residual χ² up to which lists are not made again
+FRESH = 1.25  # of the noise of a sample: by how much χ² of other samples exceeds the misfit of those that were fitted
 FALL, SURE = 0.4, 2.0  # of the temperature at a time, and the standard errors by which fresh samples must ask for it
 SCORES = 2**28  # of samples and targets that tell where rare targets belong, or `SHOWING` samples
 
@@ -128,12 +129,12 @@ def by_misfit(ot: "SemiDiscreteOT", stage: Stage, candidates: Candidates, temper
     return the last that served.
 
     That is the misfit of the masses, which has what smoothing puts in the wrong place, and the noise that the fit has
-    taken up, N/(P M): twice for independent samples, whose misfit lacks it and other samples have it (Mallows' C_p).
+    taken up, N/(P M), which other samples add: `FRESH` times for independent samples, by measurement.
     """
     held = rare(ot, candidates.samples)
 
     def expected(psi: Tensor, temperature: float) -> float:
-        noise = candidates.noise(psi, temperature) * (1 if stage.even else 2)
+        noise = candidates.noise(psi, temperature) * (1 if stage.even else FRESH)
         return candidates.misfit(candidates.masses(psi, ot.epsilon), ~held) + noise
 
     least, coldest = expected(ot.potential.double(), temperature), max(ot.epsilon, COLDEST * ot.ascent.scale)

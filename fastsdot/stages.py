@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
 
 WIDTH = 4  # lists hold this many times the perplexity of targets, and more where that was seen to be too few
-WIDEST = 2**21  # entries of a stage's lists, up to which they may be widened
+WIDEST = 2**24  # entries of a stage's lists, up to which they may be widened
 ENTRIES = 2**26  # of lists that are kept, 8 bytes each
 COORDINATES = 2**28  # of a stage's samples, up to which they are kept to be listed again
 SHOWING = 8192  # samples behind the rise that a target is allowed, at most,
