@@ -11,11 +11,12 @@ rows that agree on those by two of 64 bits of all.
 import torch
 from torch import Tensor
 
+from fastsdot.kernels import streaming
 from fastsdot.ranks import Shared
 from fastsdot.storage import Storage
 
 FEW = 64  # coordinates that are compared first
-PART = 2**22  # coordinates at a time
+PART = 2**20  # coordinates at a time
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # by the bytes of a number
 MULTIPLIER = 0x2545F4914F6CDD1D
 
@@ -27,10 +28,10 @@ def first_equals(targets: Tensor | Storage | Shared) -> Tensor | None:
     factors = 2 * torch.randint(-(2**62), 2**62, (d, 2), generator=random) + 1
     some = torch.randperm(d, generator=random)[:FEW].sort().values
     here = (targets.first, targets.last) if isinstance(targets, Shared) else (0, n)
-    index = torch.arange(*here, device=targets.device)
-    parts = index.split(max(1, PART // d))
-    found = torch.cat([hashes(targets[int(part[0]) : int(part[-1]) + 1], factors[:, :1], some) for part in parts])
-    whole = targets.spread(found[:, 0]) if isinstance(targets, Shared) else found[:, 0]
+    own = torch.empty(here[1] - here[0], dtype=torch.int64, device=targets.device)
+    for start, stop in streaming.blocks(len(own), max(1, PART // d)):
+        own[start:stop] = hashes(targets[here[0] + start : here[0] + stop], factors[:, :1], some)[:, 0]
+    whole = targets.spread(own) if isinstance(targets, Shared) else own
     value, order = whole.sort()
     same = value[1:] == value[:-1]
     if not bool(same.any()):
@@ -38,7 +39,9 @@ def first_equals(targets: Tensor | Storage | Shared) -> Tensor | None:
     repeated = torch.zeros(n, dtype=torch.bool, device=same.device)
     repeated[order[1:][same]] = repeated[order[:-1][same]] = True
     index = repeated.nonzero().squeeze(1)
-    codes = torch.cat([hashes(targets[part], factors) for part in index.split(max(1, PART // d))])
+    codes = own.new_empty(len(index), 2)
+    for start, stop in streaming.blocks(len(index), max(1, PART // d)):
+        codes[start:stop] = hashes(targets[index[start:stop]], factors)
     _, group = torch.unique(codes, dim=0, return_inverse=True)
     least = index.new_full((len(index),), n).scatter_reduce(0, group, index, "amin")
     first = torch.arange(n, device=index.device)
