@@ -145,10 +145,8 @@ class Shared:
 
     def spread(self, own: Tensor) -> Tensor:
         """A number of each target that this rank holds, [last − first], as those of all, [N]."""
-        whole = own.new_zeros(len(self))
-        if self.ranks.rank < self.ranks.shards:
-            whole[self.first : self.last] = own
-        return self.ranks.sum(whole)
+        one = own if self.ranks.rank < self.ranks.shards else torch.zeros_like(own)  # of all copies
+        return kernels.Shards(None, self.ranks, self.first, self.last, len(self)).spread(one)
 
     def to(self, device: torch.device) -> "Shared":
         return Shared(self.own.to(device), self.ranks, self.first, self.last, self.shape, self.whole)

@@ -10,8 +10,6 @@ A soft marginal needs v from all targets first. A set that knows only its own v'
 of the rows that carry the difference:
 
     r_i exp((v_i − s_ij) / ε) = r_i exp((v_i − v'_i) / ε) · exp((v'_i − s_ij) / ε)
-
-Exponents are at most 0 but for rounding, which in units of ε has no bound: here as in every kernel they are clamped.
 """
 
 import torch
@@ -33,6 +31,11 @@ def topk(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], k: int) -> tuple[Te
     return value[:, :k].contiguous(), index
 
 
+def shares(difference: Tensor, epsilon: float) -> Tensor:
+    """exp(d / ε) for differences d that are at most 0 but for rounding, which in units of ε has no bound."""
+    return (difference / epsilon).clamp_(max=0).exp_()
+
+
 def row_weight(weight: Tensor, value: Tensor, own: Tensor, epsilon: float) -> Tensor:
     """r_i exp((v_i − v'_i) / ε), and 0 for a set without a target that can be chosen."""
-    return torch.where(torch.isinf(own), 0.0, weight * torch.exp(((value - own) / epsilon).clamp(max=0)))
+    return torch.where(torch.isinf(own), 0.0, weight * shares(value - own, epsilon))

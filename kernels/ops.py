@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, Union
 import torch
 from torch import Tensor
 
-from . import gemm, smallest, streaming
+from . import gemm, merge, smallest, streaming
 from .blocks import Blocks, Chosen, Soft, centred_moments
 from .form import find
 from .prepared import Prepared
@@ -91,8 +91,7 @@ def _soft_gradient(
     score, width = gemm.block_score(x, [y], bias, pair)
     gradient, mass = torch.zeros_like(x), torch.empty_like(bias)
     for start, stop in streaming.blocks(y.shape[0], width):
-        exponent = (value[:, None] - score(start, stop)) / epsilon
-        p = row_weight[:, None] * exponent.clamp_(max=0).exp_()
+        p = row_weight[:, None] * merge.shares(value[:, None] - score(start, stop), epsilon)
         mass[start:stop] = p.sum(0)
         gradient += pair.gradient(x, y[start:stop], p)
     return gradient, mass

@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from . import merge
+
 Score = Callable[[int, int], Tensor]
 Scores = Iterable[tuple[int, int, Tensor]]  # (start, stop, s_ij [B, stop − start]); the next may overwrite it
 Race = Callable[[Tensor, int, float, Tensor, Tensor, Tensor], None]  # see `philox.race`
@@ -76,8 +78,7 @@ def marginal(score: Score, n: int, width: int, epsilon: float, value: Tensor, ro
     """Σ_i r_i exp((v_i − s_ij) / ε), [N], for v known from all targets."""
     mass = torch.empty(n, dtype=value.dtype, device=value.device)
     for start, stop in blocks(n, width):
-        exponent = (value[:, None] - score(start, stop)) / epsilon
-        mass[start:stop] = row_weight @ exponent.clamp_(max=0).exp_()  # v ≤ s but for the rounding of far larger scores
+        mass[start:stop] = row_weight @ merge.shares(value[:, None] - score(start, stop), epsilon)
     return mass
 
 
