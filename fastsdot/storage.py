@@ -3,7 +3,8 @@
 Kernels lay targets out in float32, with copies of their own beside, about `LAYOUT` bytes a coordinate; a byte of an
 image becomes nine. Targets whose layouts fit the limit are laid out once. Others stay in their file or in host memory,
 in their own dtype, and every pass reads them in blocks: a thread beside reads and converts the next block while the
-kernels work on this one. On CUDA the block goes through pinned memory and a stream of copies instead.
+kernels work on this one. On CUDA the block goes through pinned memory and a stream of copies instead, unless the stored
+targets are on the GPU already: then a block is converted where it is.
 
 A mapped file is read through the file and not through the map: pages of the map would count as this process's memory,
 and a file that was cut short would end the process with SIGBUS.
@@ -33,9 +34,12 @@ READABLE = {np.dtype(name) for name in ("float64", "float32", "float16", "uint8"
 LAYOUT = 8  # bytes a coordinate that kernels take beside the stored ones: float32, and their own copies
 MAPPED_LIMIT = 2**30  # bytes of layouts of a mapped file that are held in host memory by default
 DEVICE_SHARE = 0.5  # of the free memory of a GPU, likewise
-BLOCK_BYTES = 2**25  # of float32 in a block, at most
+BLOCK_BYTES = {
+    "cpu": 2**25,
+    "cuda": 2**33,
+}  # of float32 in a block, at most: each block is searched for its own nearest
 BLOCK_SHARE = 8  # and at most this part of the limit: two blocks, their layouts and scores
-PIECE = 2**17  # coordinates converted at once, which stay in the L2 cache
+PIECE = {"cpu": 2**17, "cuda": 2**27}  # coordinates converted at once: on a CPU they stay in the L2 cache
 
 
 def decode(stored: Tensor) -> Tensor:
@@ -85,7 +89,7 @@ class MappedRows:
 
     def gather(self, index: Tensor) -> Tensor:
         """Rows of these indices, each read once."""
-        chosen, place = torch.unique(index, return_inverse=True)
+        chosen, place = torch.unique(index.cpu(), return_inverse=True)
         rows = [self.read(j, j + 1) for j in chosen.tolist()]
         return torch.cat([torch.empty(0, *self.shape[1:], dtype=self.dtype), *rows])[place]
 
@@ -100,7 +104,11 @@ class HostRows:
         return self.rows[start:stop]
 
     def gather(self, index: Tensor) -> Tensor:
-        return self.rows[index]
+        return self.rows[index.to(self.rows.device)]
+
+
+class DeviceRows(HostRows):
+    """Rows of a tensor that is where its blocks are wanted."""
 
 
 class Storage:
@@ -113,7 +121,7 @@ class Storage:
         self.rows, self.device = rows, device
         self.shape, self.dtype = rows.shape, rows.dtype
         width = 4 * max(1, self.shape[1:].numel())
-        self.block = max(1, min(BLOCK_BYTES, limit // BLOCK_SHARE) // width)
+        self.block = max(1, min(per_device(BLOCK_BYTES, device), limit // BLOCK_SHARE) // width)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -121,7 +129,7 @@ class Storage:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         if isinstance(index, slice):
             return self.rows.read(index.start, index.stop).to(self.device)
-        return self.rows.gather(index.cpu()).to(self.device)
+        return self.rows.gather(index).to(self.device)
 
     def to(self, device: torch.device) -> "Storage":
         moved = Storage.__new__(Storage)
@@ -140,9 +148,18 @@ class Storage:
         Each block may be overwritten once the next is asked for. Raises `DataError` when the targets cannot be read.
         """
         n, spans = self.shape[0], list(streaming.blocks(self.shape[0], self.block))
+        if isinstance(self.rows, DeviceRows) and self.rows.rows.device == self.device:
+            for start, stop in spans:
+                yield start, stop, convert(self.rows.read(start, stop))
+            return
         stage = (CudaStage if self.device.type == "cuda" else HostStage)(self, min(n, self.block), convert)
         for span, loaded in zip(spans, ahead(stage.load, spans), strict=True):
             yield *span, stage.finish(loaded)
+
+
+def per_device(sizes: dict[str, int], device: torch.device) -> int:
+    """The CPU's where a kind of device has none of its own."""
+    return sizes.get(device.type, sizes["cpu"])
 
 
 def ahead(load: Callable, spans: list[tuple[int, int]]) -> Iterator:
@@ -168,7 +185,7 @@ class HostStage:
 
     def __init__(self, storage: Storage, rows: int, convert: Callable[[Tensor], Tensor]):
         d = storage.shape[1:].numel()
-        self.read, self.convert, self.piece = storage.rows.read, convert, max(1, PIECE // max(1, d))
+        self.read, self.convert, self.piece = storage.rows.read, convert, max(1, PIECE["cpu"] // max(1, d))
         self.buffers = [torch.empty(rows, d) for _ in range(2)]
 
     def load(self, turn: int, start: int, stop: int) -> Tensor:
@@ -224,8 +241,9 @@ def embed(
             total += y.sum(0, dtype=torch.float64)
         total = join(total)
     centre = (total / (n or own.shape[0])).float()
+    piece = max(1, per_device(PIECE, own.device) // max(1, d))
     for start, stop, y in decoded(own):
-        for first, last in streaming.blocks(stop - start, max(1, PIECE // max(1, d))):
+        for first, last in streaming.blocks(stop - start, piece):
             require_finite("targets", y[first:last])
             embedding = cost.embed_targets(y[first:last], centre)
             column[start + first : start + last] = embedding.column
@@ -275,7 +293,7 @@ def place(
     A `Storage` stays what it is.
 
     By default the limit is `MAPPED_LIMIT` for a mapped file on the CPU, `DEVICE_SHARE` of the free memory for what
-    has to go to a GPU, and none for what is already there. Raises `InvalidArgument` for targets that cannot be used and
+    has to go to a GPU, and none for what is already there, whose blocks are laid out where it is. Raises `InvalidArgument` for targets that cannot be used and
     `DataError` for a file that cannot be read.
     """
     if isinstance(targets, Storage):
@@ -284,7 +302,7 @@ def place(
     here = rows.rows.device if isinstance(rows, HostRows) else torch.device("cpu")
     device = torch.empty(0, device=device).device if device is not None else here  # with the GPU's number
     limit = memory if memory is not None else _limit(rows, here, device)
-    if rows.shape.numel() * (LAYOUT + rows.dtype.itemsize) > limit and here.type == "cpu":
+    if rows.shape.numel() * (LAYOUT + rows.dtype.itemsize) > limit:
         return Storage(rows, device, int(limit))
     whole = rows.read(0, rows.shape[0])
     require_finite("targets", whole)
@@ -322,7 +340,7 @@ def as_rows(targets: Tensor | np.ndarray) -> MappedRows | HostRows:
         raise InvalidArgument("targets", f"one of {names}", str(targets.dtype), "convert them, to float32 say")
     if targets.dim() == 0 or targets.numel() == 0:
         _no_targets(tuple(targets.shape))
-    return HostRows(targets)
+    return HostRows(targets) if targets.device.type == "cpu" else DeviceRows(targets)
 
 
 def _no_targets(shape: tuple[int, ...]) -> None:

@@ -34,10 +34,10 @@ class Picked:
         index = self.index[start:stop]
         ends = (torch.nonzero(index.diff() != 1).squeeze(1) + 1).tolist()
         runs = [(int(run[0]), int(run[-1]) + 1) for run in index.tensor_split(ends) if len(run)]
-        return torch.cat([none(self), *(self.rows.read(first, last) for first, last in runs)])
+        return torch.cat([none(self), *(self.rows.read(first, last).cpu() for first, last in runs)])
 
     def gather(self, index: Tensor) -> Tensor:
-        return self.rows.gather(self.index[index])
+        return self.rows.gather(self.index[index.cpu()]).cpu()
 
 
 class Joined:
@@ -53,14 +53,14 @@ class Joined:
         for part, first in zip(self.parts, self.starts[:-1], strict=True):
             low, high = max(0, start - first), min(part.shape[0], stop - first)
             if low < high:
-                found.append(part.read(low, high).to(self.dtype))
+                found.append(part.read(low, high).to("cpu", self.dtype))
         return torch.cat(found)
 
     def gather(self, index: Tensor) -> Tensor:
-        found = torch.empty(len(index), *self.shape[1:], dtype=self.dtype)
+        found, index = torch.empty(len(index), *self.shape[1:], dtype=self.dtype), index.cpu()
         for part, first in zip(self.parts, self.starts[:-1], strict=True):
             here = (index >= first) & (index < first + part.shape[0])
-            found[here] = part.gather(index[here] - first).to(self.dtype)
+            found[here] = part.gather(index[here] - first).to("cpu", self.dtype)
         return found
 
 

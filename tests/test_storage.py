@@ -11,6 +11,7 @@ import torch
 
 from fastsdot import DataError, InvalidArgument, SemiDiscreteOT, storage
 from fastsdot.kernels import streaming
+from fastsdot.views import Picked
 
 COSTS = [("sqeuclidean", None), ("euclidean", None), ("l1", None), ("lp", 1.5), ("dot", None), ("cosine", None)]
 N, SHAPE = 600, (4, 6)
@@ -266,3 +267,15 @@ def test_passes_of_several_threads_do_not_disturb_each_other(images, mapped):
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[i], whole.assign(x[i::4])) for i in range(4))
+
+
+@pytest.mark.parametrize("cost", ["sqeuclidean", "l1"])
+def test_blocks_that_are_where_they_are_wanted_are_laid_out_there(images, cost, monkeypatch):
+    there = storage.Storage(storage.DeviceRows(torch.from_numpy(images)), torch.device("cpu"), BLOCKED)
+    monkeypatch.setattr(storage, "HostStage", None)
+    whole, parts, x = pair(images, there, cost=cost)
+    for a, b in zip(parts.topk(x, 150), whole.topk(x, 150), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    index = torch.tensor([5, 2, 2])
+    assert torch.equal(there[index], torch.from_numpy(images)[index])
+    assert torch.equal(Picked(there.rows, index).read(0, 3), torch.from_numpy(images)[index])
