@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import machine
+import solvers
 import suite
 import torch
 from solvers import OURS, RIVALS, Contestant, Setting, Snapshot, crossing
@@ -56,29 +57,31 @@ def judge(setting: Setting, snapshot: Snapshot) -> dict[str, float]:
     }
 
 
-def follow(setting: Setting, run: Iterator[Snapshot], until: float, samples: float = 0) -> list[dict[str, float]]:
-    """Judged potentials up to the bound and so many samples, or until so many processor seconds."""
+def follow(
+    setting: Setting, run: Iterator[Snapshot], until: float, samples: float = 0, bound: float = BOUND
+) -> list[dict[str, float]]:
+    """Judged potentials up to the bound and so many samples, or until so much time."""
     curve = []
     for snapshot in run:
         if not bool(torch.isfinite(snapshot.potential).all()):
             break
         curve.append(judge(setting, snapshot))
-        done = curve[-1]["chi2"] <= BOUND and snapshot.samples >= samples
-        if done or snapshot.processor >= until:
+        done = curve[-1]["chi2"] <= bound and snapshot.samples >= samples
+        if done or snapshot.spent >= until:
             break
     return curve
 
 
-def time_to(curve: list[dict[str, float]], key: str = "processor") -> float | None:
-    return crossing([point[key] for point in curve], [point["chi2"] for point in curve], BOUND)
+def time_to(curve: list[dict[str, float]], key: str, bound: float = BOUND) -> float | None:
+    return crossing([point[key] for point in curve], [point["chi2"] for point in curve], bound)
 
 
-def best_of(setting: Setting, contestant: Contestant, cap: float) -> dict:
+def best_of(setting: Setting, contestant: Contestant, cap: float, bound: float = BOUND) -> dict:
     """The curve of the rate that is first at the bound, or else comes closest to it."""
     best: dict = {"curve": [], "rate": None, "time": None, "tried": 0}
     for rate, run in contestant.tries(setting, cap):
-        curve = follow(setting, run, best["time"] or cap)
-        found = {"curve": curve, "rate": rate, "time": time_to(curve)}
+        curve = follow(setting, run, best["time"] or cap, bound=bound)
+        found = {"curve": curve, "rate": rate, "time": time_to(curve, setting.measure, bound)}
         best = min(best, found, key=order) | {"tried": best["tried"] + 1}
     return best
 
@@ -87,23 +90,35 @@ def order(found: dict) -> tuple[float, float]:
     return found["time"] or math.inf, min((point["chi2"] for point in found["curve"]), default=math.inf)
 
 
+def entered(setting: Setting, contestant: Contestant, cap: float, bound: float = BOUND) -> dict:
+    """A rival's best curve, or the reason why it has none."""
+    try:
+        return best_of(setting, contestant, cap, bound)
+    except ModuleNotFoundError as error:
+        return {"absent": f"not installed: {error.name}", "curve": []}
+    except solvers.Absent as error:
+        return {"absent": str(error), "curve": []}
+
+
 def race(problem: Problem, files: Files, least_cap: float, rivals: list[Contestant] = RIVALS) -> dict:
     """Everyone's curve on one problem. Raises `target_sets.Absent`."""
     setting = Setting(problem, files)
     ours = follow(setting, OURS.run(setting, least_cap), least_cap, OURS_FOR * setting.n)
-    reached = time_to(ours)
+    reached = time_to(ours, setting.measure)
     cap = max(least_cap, HEADSTART * (reached or 0))
     found = {OURS.name: {"curve": ours, "rate": None, "time": reached, "tried": 1}}
-    for contestant in rivals:
-        try:
-            found[contestant.name] = best_of(setting, contestant, cap)
-        except ModuleNotFoundError as error:
-            found[contestant.name] = {"absent": f"not installed: {error.name}", "curve": []}
+    found |= {contestant.name: entered(setting, contestant, cap) for contestant in rivals}
+    return finished(setting, found, cap)
+
+
+def finished(setting: Setting, found: dict[str, dict], cap: float) -> dict:
+    """The record of a race, with everyone's gap to the largest dual."""
     top = max(point["dual"] for entry in found.values() for point in entry["curve"])
     for entry in found.values():
         for point in entry["curve"]:
             point["gap"] = (top - point["dual"]) / setting.spread
-    return {"name": problem.name, "n": setting.n, "cap": cap, "contestants": found}
+    about = {"name": setting.problem.name, "n": setting.n, "cap": cap, "measure": setting.measure}
+    return about | {"contestants": found}
 
 
 def ratio(found: dict, name: str) -> str:

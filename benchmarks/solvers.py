@@ -1,5 +1,8 @@
 """Contestants of the races: each yields potentials at growing numbers of samples, with the seconds they took.
 
+On a CPU the time is that of the processor, over all threads, which other work on a machine disturbs less; on a GPU it is
+the wall's, up to the last kernel's end.
+
 fastsdot and POT are called as a user calls them, anew for every number of samples. OTT-JAX and the published Adam step
 are loops, so their potentials are read as they go; the clock stands still meanwhile. What is compiled is compiled
 before the clock starts. A rate is a step's length in ψ; `spread` is the standard deviation σ of the cost less its row
@@ -9,7 +12,8 @@ and column means, and makes rates comparable between problems.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from suite_problems import Problem, spread_of
@@ -17,52 +21,80 @@ from target_sets import Files
 from torch import Tensor, nn
 
 from fastsdot import SemiDiscreteOT
-from fastsdot.sources import Pushforward, Source, SourceLike, as_source
+from fastsdot.sources import Gaussian, Pushforward, Source, SourceLike, as_source
 
 GROWTH = 1.5  # of the number of samples between two potentials
 FIRST = 0.5  # samples a target at the first
 PAPER_BATCH, OTT_BATCH, POT_BATCH = 64, 512, 32  # published, OTT's order of magnitude, POT's default
+LARGE_BATCH = 4096  # which fills a GPU
 PAPER_RATE = 0.1  # published, in units of ψ
 RATES = (1e-2, 3e-3, 3e-2, 1e-3, 1e-1)  # in units of σ, the likeliest first
+STEPS = (1e-1, 3e-2, 3e-1, 1e-2, 1.0)  # likewise, of averaged SGD at its first step, for a target that no sample chose
+
+
+class Absent(Exception):
+    """A contestant that cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A potential [N], and the samples, seconds and processor seconds (over all threads) that it took."""
+    """A potential [N], and the samples, seconds and processor seconds (over all threads) that it took.
+
+    `spent` is the one of both that counts.
+    """
 
     samples: int
     seconds: float
     processor: float
+    spent: float
     potential: Tensor
 
 
 class Clock:
-    """Seconds and processor seconds while it runs. Other work on a machine disturbs the latter less."""
+    """Seconds and processor seconds while it runs, to the end of what a GPU was given to do."""
 
-    def __init__(self) -> None:
-        self.seconds = self.processor = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds, self.processor = device, 0.0, 0.0
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def __enter__(self) -> None:
+        self.wait()
         self.began = time.perf_counter(), time.process_time()
 
     def __exit__(self, *error: object) -> None:
+        self.wait()
         self.seconds += time.perf_counter() - self.began[0]
         self.processor += time.process_time() - self.began[1]
 
+    @property
+    def spent(self) -> float:
+        return self.seconds if self.device.type == "cuda" else self.processor
+
+    def snapshot(self, samples: int, potential: Tensor) -> Snapshot:
+        return Snapshot(samples, self.seconds, self.processor, self.spent, potential)
+
 
 class Setting:
-    """A hard problem with its tensors at hand."""
+    """A hard problem with its tensors at hand, on the device that everyone computes on."""
 
-    def __init__(self, problem: Problem, files: Files, seed: int = 0):
-        self.problem, self.seed = problem, seed
-        self.y, self.source = problem.targets(files), problem.source(files)
+    def __init__(self, problem: Problem, files: Files | None, seed: int = 0, device: torch.device | str = "cpu"):
+        self.problem, self.seed, self.device = problem, seed, torch.device(device)
+        self.y, self.source = problem.targets(files).to(device), moved(problem.source(files), self.device)
         self.ot = SemiDiscreteOT(self.y, cost=problem.cost, weights=problem.weights())
         self.weights, self.n = self.ot.weights, len(self.y)
         self.spread = spread_of(problem, self.y, self.source)
 
     @property
+    def measure(self) -> str:
+        """The key of a judged potential under which its time is."""
+        return "seconds" if self.device.type == "cuda" else "processor"
+
+    @property
     def sampler(self) -> Source:
-        return as_source(self.source)
+        return as_source(self.source, device=self.device)
 
     def transport(self) -> SemiDiscreteOT:
         return SemiDiscreteOT(self.y, cost=self.problem.cost, weights=self.problem.weights())
@@ -76,31 +108,42 @@ class Setting:
         return distance.square() if name == "sqeuclidean" else distance
 
 
-def anew(solve: Callable[[int], Tensor], start: int, cap: float) -> Iterator[Snapshot]:
-    """Whole solves with more and more samples; the last takes as many processor seconds as the cap allows."""
+def moved(source: SourceLike, device: torch.device) -> SourceLike:
+    """A problem's source on a device; an int draws where it is asked to."""
+    if isinstance(source, torch.distributions.Uniform):
+        return torch.distributions.Uniform(source.low.to(device), source.high.to(device))
+    if isinstance(source, Gaussian):
+        return replace(source, device=device)
+    if isinstance(source, Pushforward):
+        return replace(source, generator=source.generator.to(device), latent=moved(source.latent, device))
+    return source
+
+
+def anew(setting: Setting, solve: Callable[[int], Tensor], start: int, cap: float) -> Iterator[Snapshot]:
+    """Whole solves with more and more samples; the last takes as much time as the cap allows."""
     samples = start
     while True:
-        clock = Clock()
+        clock = Clock(setting.device)
         with clock:
             potential = solve(samples)
-        yield Snapshot(samples, clock.seconds, clock.processor, potential)
-        if clock.processor > 0.9 * cap:
+        yield clock.snapshot(samples, potential)
+        if clock.spent > 0.9 * cap:
             return
-        samples = int(samples * min(GROWTH, max(1.1, cap / clock.processor)))
+        samples = int(samples * min(GROWTH, max(1.1, cap / clock.spent)))
 
 
 def as_it_goes(
-    step: Callable[[int], None], read: Callable[[], Tensor], batch: int, n: int, cap: float
+    setting: Setting, step: Callable[[int], None], read: Callable[[], Tensor], batch: int, cap: float
 ) -> Iterator[Snapshot]:
-    """One loop that is looked into, until it has taken so many processor seconds."""
-    steps, following, clock = 0, max(1, round(FIRST * n / batch)), Clock()
-    while clock.processor < cap:
+    """One loop that is looked into, until it has taken so much time."""
+    steps, following, clock = 0, max(1, round(FIRST * setting.n / batch)), Clock(setting.device)
+    while clock.spent < cap:
         with clock:
             step(following)
             potential = read()
         steps += following
-        yield Snapshot(steps * batch, clock.seconds, clock.processor, potential)
-        left = int((cap - clock.processor) / clock.processor * steps)
+        yield clock.snapshot(steps * batch, potential)
+        left = int((cap - clock.spent) / clock.spent * steps)
         following = max(1, min(round((GROWTH - 1) * steps), left + 1))
 
 
@@ -114,7 +157,7 @@ def fastsdot(setting: Setting, cap: float) -> Iterator[Snapshot]:
         return ot.potential
 
     solve(10 * setting.n)  # as many samples as compile what longer solves call
-    return anew(solve, 2 * setting.n, cap)
+    return anew(setting, solve, 2 * setting.n, cap)
 
 
 def pot(setting: Setting, cap: float) -> Iterator[Snapshot]:
@@ -130,25 +173,52 @@ def pot(setting: Setting, cap: float) -> Iterator[Snapshot]:
         return solve_semidiscrete(setting.y, setting.sampler, weights, metric=metric, max_iter=iterations)
 
     solve(POT_BATCH)
-    return anew(solve, max(POT_BATCH, setting.n), cap)
+    return anew(setting, solve, max(POT_BATCH, setting.n), cap)
 
 
-def adam(setting: Setting, cap: float, rate: float) -> Iterator[Snapshot]:
-    """Chen et al. 2019, algorithm 1 as published: Adam on ψ from 0 with batches of 64."""
-    y, b, sampler = setting.y, setting.weights, setting.sampler
-    potential = torch.zeros(setting.n, requires_grad=True)
+def adam(setting: Setting, cap: float, rate: float, batch: int = PAPER_BATCH) -> Iterator[Snapshot]:
+    """Chen et al. 2019, algorithm 1: Adam on ψ from 0, as published with batches of 64."""
+    potential = torch.zeros(setting.n, requires_grad=True, device=setting.device)
     optimizer = torch.optim.Adam([potential], lr=rate)
+
+    def ascend(gradient: Tensor) -> None:
+        potential.grad = -gradient
+        optimizer.step()
+
+    return ascent(setting, cap, batch, potential, ascend, lambda: potential.detach().clone())
+
+
+def averaged(setting: Setting, cap: float, rate: float, batch: int = LARGE_BATCH) -> Iterator[Snapshot]:
+    """Genevay et al. 2016, algorithm 2: ψ ← ψ + C/√t (1 − m/b) from 0, and the mean of all ψ."""
+    potential, mean, taken = (torch.zeros(size, device=setting.device) for size in (setting.n, setting.n, 1))
+
+    def ascend(gradient: Tensor) -> None:
+        taken.add_(1)
+        potential.add_(gradient / setting.weights * rate / taken.sqrt())
+        mean.add_((potential - mean) / taken)
+
+    return ascent(setting, cap, batch, potential, ascend, mean.clone)
+
+
+def ascent(
+    setting: Setting,
+    cap: float,
+    batch: int,
+    potential: Tensor,
+    ascend: Callable[[Tensor], None],
+    read: Callable[[], Tensor],
+) -> Iterator[Snapshot]:
+    """Stochastic ascent in plain torch: `ascend` is given b − m of a batch, [N]."""
+    y, b, sampler = setting.y, setting.weights, setting.sampler
     torch.manual_seed(setting.seed)
 
     @torch.no_grad()
     def step(count: int) -> None:
         for _ in range(count):
-            score = setting.costs(sampler(PAPER_BATCH), y) - potential
-            mass = torch.bincount(score.argmin(1), minlength=setting.n) / PAPER_BATCH
-            potential.grad = mass - b
-            optimizer.step()
+            score = setting.costs(sampler(batch), y) - potential
+            ascend(b - torch.bincount(score.argmin(1), minlength=setting.n) / batch)
 
-    return as_it_goes(step, lambda: potential.detach().clone(), PAPER_BATCH, setting.n, cap)
+    return as_it_goes(setting, step, read, batch, cap)
 
 
 def ott(setting: Setting, cap: float, rate: float) -> Iterator[Snapshot]:
@@ -159,9 +229,11 @@ def ott(setting: Setting, cap: float, rate: float) -> Iterator[Snapshot]:
     from ott.problems.linear.semidiscrete_linear_problem import SemidiscreteLinearProblem
     from ott.solvers.linear.semidiscrete import SemidiscreteSolver, SemidiscreteState
 
-    weights = None if setting.problem.weighting == "equal" else jax.numpy.asarray(setting.weights.numpy())
+    if setting.device.type == "cuda" and jax.default_backend() != "gpu":
+        raise Absent("jax sees no GPU")
+    weights = None if setting.problem.weighting == "equal" else jax.numpy.asarray(setting.weights.cpu().numpy())
     points = SemidiscretePointCloud(
-        jax_sampler(setting), jax.numpy.asarray(setting.y.numpy()), cost_fn=ott_cost(setting), epsilon=0.0
+        jax_sampler(setting), jax.numpy.asarray(setting.y.cpu().numpy()), cost_fn=ott_cost(setting), epsilon=0.0
     )
     problem = SemidiscreteLinearProblem(points, weights)
     solver = SemidiscreteSolver(num_iterations=1, batch_size=OTT_BATCH, optimizer=optax.adam(rate))
@@ -182,9 +254,9 @@ def ott(setting: Setting, cap: float, rate: float) -> Iterator[Snapshot]:
         state[0] = jax.block_until_ready(advance(state[0], count))
 
     def read() -> Tensor:
-        return torch.tensor(jax.device_get(state[0].g_ema))
+        return torch.tensor(jax.device_get(state[0].g_ema)).to(setting.device)
 
-    return as_it_goes(step, read, OTT_BATCH, setting.n, cap)
+    return as_it_goes(setting, step, read, OTT_BATCH, cap)
 
 
 def ott_cost(setting: Setting) -> object:
@@ -222,7 +294,7 @@ def jax_network(network: nn.Module) -> Callable:
             for part in module:
                 yield from layers(part)
         elif isinstance(module, nn.Linear):
-            matrix, bias = (jax.numpy.asarray(t.detach().numpy()) for t in (module.weight.T, module.bias))
+            matrix, bias = (jax.numpy.asarray(t.detach().cpu().numpy()) for t in (module.weight.T, module.bias))
             yield lambda x: x @ matrix + bias
         elif hasattr(module, "scale"):
             yield lambda x: module.scale * x
@@ -258,6 +330,13 @@ RIVALS = [
     Contestant("POT", pot),
     Contestant("OTT-JAX", ott, lambda setting: tuple(setting.spread * rate for rate in RATES)),
     Contestant("Adam, batch 64", adam, lambda setting: (PAPER_RATE, *(setting.spread * r for r in RATES[:4]))),
+]
+# Batches that fill a GPU, for races on one.
+LARGE = [
+    Contestant(
+        f"Adam, batch {LARGE_BATCH}", partial(adam, batch=LARGE_BATCH), lambda s: tuple(s.spread * r for r in RATES)
+    ),
+    Contestant(f"averaged SGD, batch {LARGE_BATCH}", averaged, lambda s: tuple(s.spread * r for r in STEPS)),
 ]
 
 

@@ -89,7 +89,7 @@ def spread_of(problem: Problem, targets: Tensor, source: SourceLike) -> float:
     """σ from a seeded probe."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        x = as_source(source)(PROBE).double()
+        x = as_source(source, device=targets.device)(PROBE).double()
     y = targets[torch.linspace(0, len(targets) - 1, PROBE).long()].double()
     cost = make_cost(problem.cost, problem.p)(x[:, None], y[None])
     return float((cost - cost.mean(0) - cost.mean(1, keepdim=True) + cost.mean()).std())
