@@ -20,15 +20,11 @@ import torch
 from numba import njit
 
 from . import streaming
+from .rounding import ROUNDING, UNDERFLOW
 from .threads import share
 
 FLOATS = (torch.float32, torch.float64)
 
-ROUNDING = 2.0**-21  # of a bias, which pays for the roundings to float32
-UPWARD = 1 + 2.0**-20  # of a norm or a residual, which makes it an upper bound
-TINY = 2.0**-100  # the smallest unit or norm, so that products of two are normal numbers
-UNDERFLOW = 2.0**-120  # more than is lost below the normal numbers
-HUGE = 1e37  # a row whose terms could come to more has no bounds, and all its scores are exact ones
 FINITE = 2.0**126  # no bound starts above it, so that none overflows; only an infinite bias does
 
 TASKS = 8  # a thread

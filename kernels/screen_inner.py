@@ -17,7 +17,8 @@ from .form import Form
 from .numba_bytes import MULTIPLIES, begin, bound, multiply
 from .numba_sums import dot
 from .numba_tile import SHAPE
-from .screen_bounds import HUGE, ROUNDING, TINY, UPWARD, Bounds, cautious, cut, each, padded, spans_of
+from .rounding import HUGE, ROUNDING, TINY, UPWARD
+from .screen_bounds import Bounds, cautious, cut, each, padded, spans_of
 
 AVAILABLE = MULTIPLIES
 ROWS, VECTORS, LANES = SHAPE.rows, SHAPE.vectors, SHAPE.lanes

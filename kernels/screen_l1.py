@@ -11,32 +11,24 @@ for whatever codes q of c̄ and r of ȳ. The sum of codes is exact, the others b
 8-bit images lie on the grid and in its range, and what of a sample lies outside of theirs costs nothing.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
+from .byte_grid import CONVERTED, LARGEST, SUMMED, WIDEST, choose_grid
 from .cached import compiled
 from .form import Form
 from .numba_bytes import MEASURES, differ, measure
 from .numba_sums import distance
 from .numba_tile import SHAPE, zeros
-from .screen_bounds import HUGE, TINY, UPWARD, Bounds, cautious, cut, each, padded, spans_of
+from .rounding import HUGE, UPWARD
+from .screen_bounds import Bounds, cautious, cut, each, padded, spans_of
 
 AVAILABLE = MEASURES
 # Registers in lanes of 64 bits. G coordinates/s of a thread: 4 × 4 193, 6 × 4 199, 8 × 3 180, 4 × 6 169.
 ROWS, VECTORS = 4, 4
 LANES = VECTORS * SHAPE.width // 2
-
-LARGEST = 255  # of a coordinate's code
-WIDEST = 2**20  # coordinates whose sum in float64 is within `SUMMED`
-SUMMED = 2.0**-30  # of the distance to the targets' range, lost in float64
-CONVERTED = 2.0**-21  # of the largest sum of codes, lost in float32
-
-SAMPLE, MOST = 256, 0.95  # targets from which the grid's unit is chosen, and the part of them that it has to suit
-FINEST = 1e-4  # of the targets' range: values closer than this do not tell of a grid
 
 # The targets of a panel in the order of `measure`: of 16, the even ones and then the odd ones.
 ORDER = np.array([lane // 16 * 16 + lane % 2 * 8 + lane % 16 // 2 for lane in range(LANES)])
@@ -85,50 +77,9 @@ def encode_all(vectors: np.ndarray, grid: np.ndarray, unit: float, order: np.nda
     return codes.view(np.int64), sums
 
 
-def steps(values: np.ndarray, widest: float) -> Iterator[float]:
-    """Units worth a trial: that of a grid on which the values lie, and ever smaller parts of the range."""
-    gaps = np.diff(np.unique(values))
-    gaps = gaps[gaps > FINEST * widest]
-    if gaps.size and widest / gaps.min() < LARGEST + 0.5:
-        whole = np.rint(widest / gaps.min())
-        yield widest / whole / (LARGEST // whole)
-    unit = widest / LARGEST
-    while True:
-        yield unit
-        unit *= 0.5**0.5
-
-
-def choose_grid(y: np.ndarray) -> tuple[np.ndarray, float]:
-    """(lo, hi, o) of each coordinate, [3, D], and the unit with the smallest residuals in some of the targets.
-
-    A unit is judged by the mean |y − o − u r| of a coordinate, in a target that is worse than most (a few may lie far
-    from all others), and for samples, which lie anywhere between codes, by u / 4.
-    """
-    low, high = (getattr(y, end)(0).astype(np.float64) for end in ("min", "max"))
-    some = y[:: -(-y.shape[0] // SAMPLE)].astype(np.float64)
-    middle, widest = np.median(some, axis=0), (high - low).max(initial=0.0)
-
-    def at(unit: float) -> np.ndarray:
-        """Where the codes of each coordinate start: on the grid of its smallest value, about its median."""
-        room = np.maximum((high - low) / unit - LARGEST, 0)
-        return low + unit * np.rint(np.clip((middle - low) / unit - LARGEST / 2, 0, room))
-
-    best, found = np.inf, max(TINY, min(widest / LARGEST, HUGE))
-    for unit in steps(some - low, widest) if widest > TINY else ():
-        unit = np.float64(np.float32(min(unit, HUGE)))
-        shifted = some - at(unit)
-        residual = np.abs(shifted - unit * np.clip(np.rint(shifted / unit), 0, LARGEST)).mean(1)
-        lost = np.quantile(residual, MOST) + unit / 4
-        if lost >= best:
-            break
-        best, found = lost, unit
-    unit = np.float64(np.float32(max(found, TINY)))
-    return np.stack([low, high, at(unit)]), unit
-
-
 def prepare(y: Tensor, form: Form) -> list[Tensor]:
     vectors = y.detach().numpy()
-    grid, unit = choose_grid(vectors)
+    grid, unit = choose_grid(y)
     codes, sums = encode_all(vectors, grid, unit, ORDER)
     return [y, *map(torch.from_numpy, (codes, sums[1:], grid, np.array([unit], np.float32)))]
 
