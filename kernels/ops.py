@@ -286,7 +286,8 @@ def _scores(x: Tensor, targets: Prepared, bias: Tensor) -> Iterator[tuple[int, i
 
 def scorer(targets: Prepared) -> str:
     """The backend that hands out scores, which reads the targets as they are where it has no layout of its own."""
-    return "numba" if targets.plan.get("soft_marginal") == "numba" else "gemm"
+    name = targets.plan.get("soft_marginal")
+    return name if name in ("numba", "triton") else "gemm"
 
 
 @uncast

@@ -8,6 +8,7 @@ from .form import Form
 from .triton_argmin import argmin as argmin
 from .triton_launch import COLUMNS, LOWEST_CAPABILITY, aligned, capability, depth, k_major
 from .triton_sample import sample as sample
+from .triton_scores import block_score as block_score
 from .triton_soft import soft_marginal as soft_marginal, softmin as softmin
 from .triton_topk import topk as topk
 

@@ -1,6 +1,7 @@
-"""The screen of `triton_screen` without its certificate: the best target of the tile that looks best in float16.
+"""The screen of `triton_screen` without its certificate: the best target of the part that looks best in low precision.
 
-Its score is within 2ε of the best, ε the bound of docs/certificate-gpu.md; nothing says which rows are exact.
+Its score is within 2ε of the best, ε the bound of docs/certificate-gpu.md; nothing says which rows are exact. `topk` is
+the screen's own, certified.
 """
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from .form import Form
 from .triton_launch import Launch, on_device
-from .triton_screen import prepare as prepare, refusal as refusal, screen, slices
+from .triton_screen import FINE, prepare as prepare, refusal as refusal, screen, slices, topk as topk
 
 
 @on_device
@@ -16,5 +17,6 @@ def argmin(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None = None
 ) -> tuple[Tensor, Tensor]:
     """Score and index; the score is the exact one of that target."""
-    parts = [screen(part, layout, bias.contiguous(), form, launch, None) for part in slices(x, layout)]
+    bias, rows = bias.contiguous(), slices(x, layout[0].shape[0], FINE)
+    parts = [screen(part, layout, bias, form, launch, None) for part in rows]
     return torch.cat([part.value for part in parts]), torch.cat([part.index for part in parts])

@@ -5,10 +5,22 @@ above it can win or tie. All others are scored in ascending order of index, and 
 is the float64 argmin, the same for every launch.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .triton_tiles import exact_scores
+
+
+class Bounds(NamedTuple):
+    """Lower bounds of the scores of a batch."""
+
+    row: Tensor  # [3, B]: what the form's module needs of a row; row[1] is infinite where there are no bounds
+    lower: Tensor  # [B, parts]: the smallest of a few targets that lie side by side
+    group: Tensor  # [B, groups]: the smallest of `size` of those
+    size: int
 
 
 @triton.jit
@@ -41,7 +53,8 @@ def lowest(value_ptr, begin, end, LANES: tl.constexpr):
 def rescore(
     x_ptr, y_ptr, bias_ptr, row_ptr, B, N, D, lower_ptr, group_ptr, tiles, groups, group_size, stride, most,
     value_ptr, index_ptr, count_ptr, fallback_ptr,
-    SCALE: tl.constexpr, WIDTH: tl.constexpr, BK: tl.constexpr, LANES: tl.constexpr, CERTIFY: tl.constexpr,
+    INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
+    WIDTH: tl.constexpr, BK: tl.constexpr, LANES: tl.constexpr, CERTIFY: tl.constexpr,
 ):  # fmt: skip
     """One row: the smallest exact score of all tiles of WIDTH targets whose bound does not exclude them.
 
@@ -55,7 +68,9 @@ def rescore(
     offs_n = tl.arange(0, WIDTH)
     first = lowest(group_ptr, 0, groups, LANES) * group_size
     tile = lowest(lower_ptr, first, tl.minimum(first + group_size, tiles), LANES)
-    score = exact_scores(x_ptr, y_ptr, bias_ptr, row, tile * WIDTH, N, D, True, SCALE, 1, 0.0, False, WIDTH, BK)
+    score = exact_scores(
+        x_ptr, y_ptr, bias_ptr, row, tile * WIDTH, N, D, INNER, SCALE, WHOLE, FRACTION, ROOT, WIDTH, BK
+    )
     limit = tl.min(score, 0)
     value = limit
     index = tile * WIDTH + first_where(score == limit, offs_n, WIDTH)
@@ -77,7 +92,7 @@ def rescore(
                     while (tile < tiles) & (count <= most):
                         score = exact_scores(
                             x_ptr, y_ptr, bias_ptr, row, tile * WIDTH, N, D,
-                            True, SCALE, 1, 0.0, False, WIDTH, BK,
+                            INNER, SCALE, WHOLE, FRACTION, ROOT, WIDTH, BK,
                         )  # fmt: skip
                         best = tl.min(score, 0)
                         index = tl.where(best < value, tile * WIDTH + first_where(score == best, offs_n, WIDTH), index)

@@ -1,8 +1,6 @@
-"""topk: the k tiles with the smallest minima hold the k smallest scores, so only those are evaluated again.
+"""topk: minima of a few targets that lie side by side, then exact scores where one of the k smallest may be.
 
-A tile left out has a minimum that k others do not exceed, hence k targets score no more than any of its own; with equal
-minima the later tile is left out, so ties stay with the smaller index. Memory is B × (N / columns) + B × k × columns,
-a slice of the rows at a time.
+Memory is B × N / FINE, a slice of the rows at a time. Lists too long for registers come from blocks of scores instead.
 """
 
 import torch
@@ -10,54 +8,88 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import smallest
 from .form import Form
-from .smallest import smallest
-from .triton_argmin import minima
-from .triton_launch import Launch, Tiling, form_constants, on_device, tiling
-from .triton_tiles import exact_scores
+from .triton_keep import MOST, Kept, keep_smallest, room
+from .triton_launch import LAUNCHES, Launch, Tiling, choose, on_device, tiling
+from .triton_scores import block_score
+from .triton_tiles import score_tile
 
-CANDIDATES = 2**26  # scores of candidates that exist at once
+FINE = 8  # targets of a part: each that is opened holds one of the k smallest, and reads FINE · D coordinates
+MINIMA = 2**27  # kept at once; more rows are taken in slices
+WORTH = 4  # parts for each score that is kept; with fewer, most would be opened
+LISTED = 64  # rows of a tile of listed rows, of which there are few or none
 
 
-@triton.jit(do_not_specialize=["N", "tiles"])
-def tile_scores(
-    x_ptr, y_ptr, bias_ptr, N, D, tile_ptr, tiles, score_ptr,
+@triton.jit(do_not_specialize=["B", "N"])
+def part_minima(
+    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, lower_ptr, stride,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
-    WIDTH: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FINE: tl.constexpr, listed_ptr=None,
 ):  # fmt: skip
-    """Exact scores of a row and one of its tiles, tile [B, tiles] to score [B, tiles, WIDTH]."""
-    program = tl.program_id(0)
-    tile = tl.load(tile_ptr + program)
-    for start in tl.static_range(0, WIDTH, BN):
-        score = exact_scores(
-            x_ptr, y_ptr, bias_ptr, program // tiles, tile * WIDTH + start, N, D,
-            INNER, SCALE, WHOLE, FRACTION, ROOT, BN, BK,
-        )  # fmt: skip
-        out = program.to(tl.int64) * WIDTH + start + tl.arange(0, BN)
-        tl.store(score_ptr + out, score.to(tl.float32))
-
-
-def slice_topk(tiles: Tiling, k: int) -> tuple[Tensor, Tensor]:
-    (b, n), d, width = tiles.sizes, tiles.x.shape[1], tiles.launch.columns
-    count = min(k, tiles.target_tiles)
-    low, _ = minima(tiles, width, 1)
-    tile = smallest(low.T.contiguous(), count).sort(1).values.int().contiguous()  # [B, count]
-    score = tiles.x.new_empty(b, count * width)
-    tile_scores[(b * count,)](
-        tiles.x, tiles.y, tiles.bias, n, d, tile, count, score,
-        **form_constants(tiles.form), WIDTH=width, BN=min(width, 64), BK=32, num_warps=4,
+    """The smallest score of FINE targets at a time, lower [B, stride]; with a list, x holds its rows."""
+    if listed_ptr is not None:
+        B = tl.load(listed_ptr)
+        if tl.program_id(0) >= tl.cdiv(B, BM) * tl.cdiv(N, BN):
+            return
+    row_tiles = tl.cdiv(B, BM)
+    tile = tl.program_id(0) // row_tiles
+    row = (tl.program_id(0) % row_tiles) * BM
+    score = score_tile(
+        x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
+        INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
     )  # fmt: skip
-    column = smallest(score, k)
-    return score.gather(1, column), tile.gather(1, column // width).long() * width + column % width
+    low = tl.min(tl.reshape(score, (BM, BN // FINE, FINE)), 2)
+    offs_m = (row + tl.arange(0, BM))[:, None]
+    out = offs_m.to(tl.int64) * stride + tile * (BN // FINE) + tl.arange(0, BN // FINE)[None, :]
+    tl.store(lower_ptr + out, low, mask=offs_m < B)
+
+
+def minima_into(lower: Tensor, tiles: Tiling, listed: Tensor | None = None) -> None:
+    """`part_minima` of all tiles, lower [B, at least N / FINE, up to a whole tile]."""
+    grid = (tiles.row_tiles * tiles.target_tiles,)
+    part_minima[grid](*tiles.operands, lower, lower.shape[1], **tiles.constants, FINE=FINE, listed_ptr=listed)
+
+
+def slices(x: Tensor, n: int) -> tuple[Tensor, ...]:
+    """The rows of x, at most so many at a time that `MINIMA` suffice."""
+    return x.contiguous().split(max(1, MINIMA * FINE // n))
+
+
+def keeps(n: int, k: int) -> bool:
+    """Whether k of n targets are few enough to be kept in registers, and parts enough to leave most closed."""
+    return 0 < k <= MOST and WORTH * k * FINE <= n
 
 
 @on_device
 def topk(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None
 ) -> tuple[Tensor, Tensor]:
-    if x.shape[0] == 0:
-        return x.new_empty(0, k), torch.empty(0, k, dtype=torch.int64, device=x.device)
-    columns = tiling(x[:1], layout, bias, form, launch).launch.columns
-    rows = max(1, CANDIDATES // max(k * columns, layout[0].shape[0] // columns))
-    parts = [slice_topk(tiling(part, layout, bias, form, launch), k) for part in x.split(rows)]
-    return torch.cat([value for value, _ in parts]), torch.cat([index for _, index in parts])
+    y, parts = layout[0], []
+    if not keeps(y.shape[0], k):
+        return longest(x, layout, bias, form, k)
+    for part in slices(x, y.shape[0]):
+        found, tiles = room(part, k), tiling(part, layout, bias, form, launch)
+        if len(part):
+            lower = part.new_empty(len(part), tiles.target_tiles * tiles.launch.columns // FINE)
+            minima_into(lower, tiles)
+            keep_smallest(part, y, tiles.bias, form, lower, FINE, found)
+        parts.append(found)
+    return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
+
+
+def longest(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> tuple[Tensor, Tensor]:
+    """The same from blocks of scores: most of them are among the k smallest, or k is more than registers hold."""
+    score, width = block_score(x, layout, bias, form)
+    return smallest.topk(score, layout[0].shape[0], width, k)
+
+
+def keep_of_listed(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor, lower: Tensor, found: Kept) -> None:
+    """Write what is kept of the rows of x that `listed` names after their number, [1 + B] int32; uses up `lower`.
+
+    As `argmin_of_listed`: few are expected, and no second copy of the targets is kept.
+    """
+    launch = choose(LAUNCHES, form, x.device, min(len(x), LISTED), x.shape[1])
+    rows = x.index_select(0, listed[1:])
+    minima_into(lower, Tiling(rows, y, bias, rows, y, form, launch), listed)
+    keep_smallest(x, y, bias, form, lower, FINE, found, listed=listed)

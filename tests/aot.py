@@ -29,6 +29,7 @@ from triton.compiler import ASTSource
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_argmin import nearest, tile_minima
 from fastsdot.kernels.triton_encode import encode_samples, encode_targets, lower_bias
+from fastsdot.kernels.triton_keep import CHUNK, LANES, MOST, keep
 from fastsdot.kernels.triton_launch import (
     COLUMN_LAUNCHES,
     LAUNCHES,
@@ -40,13 +41,14 @@ from fastsdot.kernels.triton_launch import (
 from fastsdot.kernels.triton_lists import NARROWEST, WIDEST, list_sums, shape
 from fastsdot.kernels.triton_rescore import rescore
 from fastsdot.kernels.triton_sample import LAUNCHES as RACES, tile_races
-from fastsdot.kernels.triton_screen import tile_bounds
+from fastsdot.kernels.triton_scores import tile_scores
+from fastsdot.kernels.triton_screen_inner import tile_bounds
 from fastsdot.kernels.triton_soft import column_sums, row_sums
-from fastsdot.kernels.triton_topk import tile_scores
+from fastsdot.kernels.triton_topk import FINE, part_minima
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-SCREEN = (tile_bounds, rescore, encode_samples, encode_targets, lower_bias)
-PLAIN = (tile_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
+SCREEN = (tile_bounds, rescore, keep, encode_samples, encode_targets, lower_bias)
+PLAIN = (tile_minima, part_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
 KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, list_sums)}
 TYPES = {
     **dict.fromkeys(("where_ptr", "group_where_ptr", "tile_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
@@ -114,6 +116,10 @@ class Code:
     floor_ms: float | None  # predicted, never measured
 
 
+KEPT = Launch(1, min(FINE, CHUNK), 128, 4, 3)
+KEEP = (("WIDTH", FINE), ("LANES", LANES))
+
+
 def cases(architectures: list[int]) -> list[Case]:
     """Every kernel by every launch for the inner form and l1; for other forms what differs, by the largest launch."""
     found, exact = [], Launch(1, 64, 32, 4, 3)
@@ -126,7 +132,10 @@ def cases(architectures: list[int]) -> list[Case]:
                 found += [Case("tile_races", name, arch, launch) for launch in available(RACES, form, arch)]
                 found.append(Case("tile_minima", name, arch, rows[-1], (("WIDTH", width),)))
                 found.append(Case("nearest", name, arch, exact, (("WIDTH", width), ("GROUPS", 128))))
-                found.append(Case("tile_scores", name, arch, exact, (("WIDTH", width),)))
+                found += [Case("part_minima", name, arch, launch, (("FINE", FINE),)) for launch in rows]
+                found += [Case("tile_scores", name, arch, launch) for launch in rows]
+                alone = dict.fromkeys(("row_ptr", "count_ptr", "fallback_ptr")).items()
+                found.append(Case("keep", name, arch, KEPT, (("K", 16), *KEEP, *alone)))
             elif arch == 100:  # same launches as sm_80, whose register file is as large
                 continue
             else:
@@ -143,7 +152,10 @@ def screen_cases(architectures: list[int]) -> list[Case]:
     found, width = [], ("WIDTH", 32)
     for arch in architectures:
         launches = available(SCREEN_LAUNCHES, FORMS["inner"], arch)
-        found += [Case("tile_bounds", "inner", arch, launch, (width,)) for launch in launches]
+        found += [
+            Case("tile_bounds", "inner", arch, launch, (width, ("FINE", f))) for f in (32, FINE) for launch in launches
+        ]
+        found += [Case("keep", "inner", arch, KEPT, (("K", k), *KEEP)) for k in (16, MOST)]
         extra = (width, ("LANES", 128), ("CERTIFY", True))
         found.append(Case("rescore", "inner", arch, Launch(1, 32, 32, 2, 3), extra))
         found.append(Case("encode_samples", "inner", arch, Launch(1, 1, 256, 4, 3), (("CENTRED", True),)))
@@ -153,6 +165,7 @@ def screen_cases(architectures: list[int]) -> list[Case]:
         found.append(Case("tile_minima", "inner", arch, plain, (("WIDTH", 1),), listed=True))
         extra = (("WIDTH", 1), ("GROUPS", 128))
         found.append(Case("nearest", "inner", arch, Launch(1, 1, 32, 4, 3), extra, listed=True))
+        found.append(Case("part_minima", "inner", arch, plain, (("FINE", FINE),), listed=True))
     return found
 
 

@@ -53,6 +53,7 @@ class Truth:
 
     def __init__(self, x: Tensor, y: Tensor, bias: Tensor, form: Form, slack: float = 4.0):
         self.score, self.allowed = reference(x, y, bias, form), tolerance(x, y, bias, form, slack)
+        self.growth = max(1.0, form.p) if form.kind == "power" else 1.0  # of the rounding of a difference
 
     def argmin(self, value: Tensor, index: Tensor) -> Tensor:
         error = (value.double() - self.score.amin(1)).abs()
@@ -72,5 +73,5 @@ class Truth:
         chosen = self.score.gather(1, index)
         error = torch.maximum((value.double() - best).abs(), (chosen - best).abs())
         twice = (index.sort(1).values.diff(dim=1) == 0).any(1)
-        ratio = (error / (self.allowed[:, None] + ROUNDING * best.abs())).amax(1)
+        ratio = (error / (self.allowed[:, None] + self.growth * ROUNDING * best.abs())).amax(1)
         return torch.where(twice, torch.inf, ratio)

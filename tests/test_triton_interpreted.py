@@ -16,9 +16,10 @@ from fastsdot.kernels import Form, refusal
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
+FILES = ("triton_reductions.py", "triton_screening.py", "triton_keeping.py", "triton_listing.py")
 
 
-@pytest.mark.parametrize("file", ["triton_reductions.py", "triton_screening.py", "triton_listing.py"])
+@pytest.mark.parametrize("file", FILES)
 def test_reductions_agree_with_float64(file):
     environment = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
     # The interpreter computes in NumPy, which warns of exp2(-inf) and its like; the device has no such warnings.

@@ -9,7 +9,7 @@ import torch
 from compare import assert_argmin, reference, regret
 from kernel_cases import FORMS, lattice, problem
 
-from fastsdot.kernels import triton_launch, triton_low, triton_screen as screen
+from fastsdot.kernels import triton_launch, triton_low, triton_screen as screen, triton_screen_inner as inner
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_encode import WIDTH
 from fastsdot.kernels.triton_launch import Launch
@@ -47,20 +47,22 @@ def test_launches_that_users_get():
     assert_certified(*problem(5, 600, 3), launch=None)
 
 
-def parts_of(x, y, bias, form=INNER):
-    """Lower bounds of tiles of WIDTH targets, their exact smallest scores, and the largest margin that bounds leave."""
+def parts_of(x, y, bias, form=INNER, fine=WIDTH.value):
+    """Lower bounds of `fine` targets at a time, their smallest scores, and the largest margin that bounds leave."""
     x, y, bias = x.to(DEVICE), y.to(DEVICE), bias.to(DEVICE)
     layout = screen.prepare(y, form)
-    bounds = screen.bounds_of(x, layout, bias, form, TILES, True)
+    bounds = inner.bounds_of(x, layout, bias, form, TILES, True, fine)
     score = reference(x, y, bias, form)
-    filled = torch.nn.functional.pad(score, (0, -score.shape[1] % WIDTH.value), value=torch.inf)
-    exact = filled.unflatten(1, (-1, WIDTH.value)).amin(2)
-    margin = bounds.row[1, :, None] * layout[2][0] + bounds.row[2, :, None] * layout[2][1]
+    filled = torch.nn.functional.pad(score, (0, -score.shape[1] % fine), value=torch.inf)
+    exact = filled.unflatten(1, (-1, fine)).amin(2)
+    rest, image = layout[2].repeat_interleave(WIDTH.value // fine, 1)
+    margin = bounds.row[1, :, None] * rest + bounds.row[2, :, None] * image
     return bounds.lower[:, : exact.shape[1]].cpu().double(), exact, margin[:, : exact.shape[1]].cpu().double()
 
 
+@pytest.mark.parametrize("fine", [8, 32])
 @pytest.mark.parametrize("case", ["plain", "offset", "tiny", "heavy tails", "large bias", "aligned"])
-def test_bounds_hold_and_are_not_idle(case):
+def test_bounds_hold_and_are_not_idle(case, fine):
     x, y, bias = problem(17, 130, 40)
     if case == "offset":
         x, y = x + 1e3, y + 1e3
@@ -72,7 +74,7 @@ def test_bounds_hold_and_are_not_idle(case):
         bias = bias * 1e6
     elif case == "aligned":  # rounding residuals of one sign, which Cauchy–Schwarz meets
         x, y = torch.full_like(x, 1 + 2.0**-11 - 2.0**-20), torch.full_like(y, 1 + 2.0**-11 - 2.0**-20)
-    lower, exact, margin = parts_of(x, y, bias)
+    lower, exact, margin = parts_of(x, y, bias, fine=fine)
     assert (lower <= exact).all()
     rounding = 2.0**-20 * exact.abs()
     assert (lower >= exact - 2 * margin - rounding).all()
@@ -172,13 +174,13 @@ def test_samples_that_share_a_mean_are_coded_about_it(monkeypatch):
     x = x + 300
     bias = bias + 2 * y @ x.mean(0)  # what the mean adds is taken off again
     far = certify(x, y, bias)
-    monkeypatch.setattr(screen, "CENTRED", 4)
+    monkeypatch.setattr(inner, "CENTRED", 4)
     near = certify(x, y, bias)
     assert torch.equal(far[1], far[-1])
     assert torch.equal(near[1], near[-1])
     assert near[2].sum() < far[2].sum()
-    assert screen.centre_of(x.to(DEVICE)).abs().min() > 200
-    assert (screen.centre_of((x - 300).to(DEVICE)) == 0).all()
+    assert inner.centre_of(x.to(DEVICE)).abs().min() > 200
+    assert (inner.centre_of((x - 300).to(DEVICE)) == 0).all()
     lower, exact, _ = parts_of(x, y, bias)
     assert (lower <= exact).all()
 
@@ -234,7 +236,7 @@ def test_offsets_beyond_32_bits(monkeypatch):
     )
     rescore[(2,)](
         x, y, torch.zeros(n), torch.zeros(3, 2), 2, n, d, lower, lower, n // 32, n // 32, 1, n // 32, 4, *found,
-        SCALE=2.0, WIDTH=32, BK=4096, LANES=128, CERTIFY=True,
+        **triton_launch.form_constants(INNER), WIDTH=32, BK=4096, LANES=128, CERTIFY=True,
     )  # fmt: skip
     assert torch.equal(found.index, reference(x, y[-32:], torch.zeros(32), INNER).argmin(1) + 2**14)
     assert found.tiles.tolist() == [1, 1]
