@@ -54,7 +54,7 @@ def tile_minima(
     for tile in range(first, tl.minimum(first + group_size, tl.cdiv(N, BN))):
         score = score_tile(
             x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
-            INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
+            INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK, listed_ptr is not None,
         )  # fmt: skip
         low = tl.min(score, 1)
         better = low < best
@@ -152,10 +152,10 @@ def argmin_of_listed(
     """Write value and index of the rows of x that `listed` names after their number: [1 + B] int32.
 
     The grid is that of all rows. Few are expected, so one tile of them fills the device, and no second copy of the
-    targets is kept with aligned rows.
+    targets is kept with aligned rows or K-major ones.
     """
     if len(x):
         launch = choose(LAUNCHES, form, x.device, min(len(x), LISTED), x.shape[1])
         rows = x.index_select(0, listed[1:])
-        tiles = Tiling(rows, y, bias, rows, y, form, launch)
+        tiles = Tiling(rows, y, bias, rows, y, form, launch, row_major=True)
         reduce(tiles, *splits(tiles.target_tiles, 1, x.device), value, index, x, listed)

@@ -47,8 +47,9 @@ COLUMN_LAUNCHES: Table = LAUNCHES | {
         80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
     },
 }
-# The float16 screen, by the same rule. A tile of 128 × 256 reads the least for a product (85 FLOP a byte); one program
-# fills a multiprocessor; 8.6, 8.9 and 12.x have half the shared memory.
+# The screens, by the same rule. Float16: a tile of 128 × 256 reads the least for a product (85 FLOP a byte); one
+# program fills a multiprocessor; 8.6, 8.9 and 12.x have half the shared memory. Bytes, for l1: 16 × 4 sums a thread, in
+# as many rows as the batch has, since targets are read once for those.
 _SMALL = (Launch(16, 128, 64, 4, 3), Launch(64, 128, 64, 4, 3), Launch(128, 128, 64, 8, 3))
 SCREEN_LAUNCHES: Table = {
     "inner": {
@@ -56,6 +57,7 @@ SCREEN_LAUNCHES: Table = {
         90: (Launch(16, 128, 64, 4, 4), Launch(64, 128, 64, 4, 4), Launch(128, 256, 64, 8, 4)),
         80: _SMALL,
     },
+    "power": {80: (Launch(16, 512, 4, 4, 2), Launch(32, 256, 4, 4, 2), Launch(64, 128, 4, 4, 2))},
 }
 COLUMNS = 512  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
 ALIGNMENT = 16  # leading dimensions: Triton vectorises loads, and compiles once, where it can prove this multiple
@@ -130,6 +132,7 @@ class Tiling:
     tile_y: Tensor
     form: Form
     launch: Launch
+    row_major: bool = False  # whatever the form's tiles read as a rule
 
     @cached_property
     def sizes(self) -> tuple[int, int]:
@@ -146,7 +149,7 @@ class Tiling:
     @property
     def operands(self) -> tuple[Tensor | int, ...]:
         """x, y, bias, B, N, D and the leading dimensions, as `score_tile` takes them."""
-        d = self.tile_y.shape[self.form.kind == "inner"]
+        d = self.tile_y.shape[self.row_major or self.form.kind == "inner"]
         return self.tile_x, self.tile_y, self.bias, *self.sizes, d, self.tile_x.shape[1], self.tile_y.shape[1]
 
     @property

@@ -78,6 +78,27 @@ def power_tile(
 
 
 @triton.jit
+def power_of_rows(
+    x_ptr, y_ptr, row, column, B, N, D, ldx, ldy,
+    WHOLE: tl.constexpr, FRACTION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """The same for row-major x and y, whose loads are scattered: for few rows, which are worth no K-major copy."""
+    offs_m = tl.minimum(tl.arange(0, BM), B - 1 - row)[:, None]
+    offs_n = tl.minimum(tl.arange(0, BN), N - 1 - column)[None, :]
+    x_ptrs = x_ptr + (row + offs_m).to(tl.int64) * ldx
+    y_ptrs = y_ptr + (column + offs_n).to(tl.int64) * ldy
+    total = tl.zeros((BM, BN), tl.float32)
+    for k in range(0, D, BK):
+        for i in tl.static_range(BK):
+            x = tl.load(x_ptrs + i, mask=k + i < D, other=0.0)
+            y = tl.load(y_ptrs + i, mask=k + i < D, other=0.0)
+            total += power(tl.abs(x - y), WHOLE, FRACTION)
+        x_ptrs += BK
+        y_ptrs += BK
+    return total
+
+
+@triton.jit
 def root_of(total, WHOLE: tl.constexpr, FRACTION: tl.constexpr):
     """total^(1/p), p = WHOLE + FRACTION."""
     if WHOLE == 2 and FRACTION == 0:
@@ -91,13 +112,16 @@ def root_of(total, WHOLE: tl.constexpr, FRACTION: tl.constexpr):
 def score_tile(
     x_ptr, y_ptr, bias_ptr, row, column, B, N, D, ldx, ldy,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ROWS: tl.constexpr = False,
 ):  # fmt: skip
-    """s_ij = form(x_i, y_j) + bias_j for rows from `row` and targets from `column`."""
+    """s_ij = form(x_i, y_j) + bias_j for rows from `row` and targets from `column`; ROWS when none is K-major."""
     if INNER:
         form = -SCALE * inner_tile(x_ptr, y_ptr, row, column, B, N, D, ldx, ldy, BM, BN, BK)
     else:
-        form = power_tile(x_ptr, y_ptr, row, column, D, ldx, ldy, WHOLE, FRACTION, BM, BN, BK)
+        if ROWS:
+            form = power_of_rows(x_ptr, y_ptr, row, column, B, N, D, ldx, ldy, WHOLE, FRACTION, BM, BN, BK)
+        else:
+            form = power_tile(x_ptr, y_ptr, row, column, D, ldx, ldy, WHOLE, FRACTION, BM, BN, BK)
         if ROOT:
             form = root_of(form, WHOLE, FRACTION)
     offs_n = column + tl.arange(0, BN)
