@@ -1,7 +1,7 @@
 """Contestants of the races: each yields potentials at growing numbers of samples, with the seconds they took.
 
-On a CPU the time is that of the processor, over all threads, which other work on a machine disturbs less; on a GPU it is
-the wall's, up to the last kernel's end.
+On a CPU the time is that of the processor, over all threads, which other work on a machine disturbs less; on a GPU it
+is the wall's, up to the last kernel's end.
 
 fastsdot and POT are called as a user calls them, anew for every number of samples. OTT-JAX and the published Adam step
 are loops, so their potentials are read as they go; the clock stands still meanwhile. What is compiled is compiled
@@ -325,18 +325,20 @@ class Contestant:
             yield rate, self.run(setting, cap) if rate is None else self.run(setting, cap, rate)
 
 
+def in_spreads(rates: tuple[float, ...]) -> Callable[[Setting], tuple[float, ...]]:
+    return lambda setting: tuple(setting.spread * rate for rate in rates)
+
+
 OURS = Contestant("fastsdot", fastsdot)
 RIVALS = [
     Contestant("POT", pot),
-    Contestant("OTT-JAX", ott, lambda setting: tuple(setting.spread * rate for rate in RATES)),
+    Contestant("OTT-JAX", ott, in_spreads(RATES)),
     Contestant("Adam, batch 64", adam, lambda setting: (PAPER_RATE, *(setting.spread * r for r in RATES[:4]))),
 ]
 # Batches that fill a GPU, for races on one.
 LARGE = [
-    Contestant(
-        f"Adam, batch {LARGE_BATCH}", partial(adam, batch=LARGE_BATCH), lambda s: tuple(s.spread * r for r in RATES)
-    ),
-    Contestant(f"averaged SGD, batch {LARGE_BATCH}", averaged, lambda s: tuple(s.spread * r for r in STEPS)),
+    Contestant(f"Adam, batch {LARGE_BATCH}", partial(adam, batch=LARGE_BATCH), in_spreads(RATES)),
+    Contestant(f"averaged SGD, batch {LARGE_BATCH}", averaged, in_spreads(STEPS)),
 ]
 
 

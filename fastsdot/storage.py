@@ -293,8 +293,8 @@ def place(
     A `Storage` stays what it is.
 
     By default the limit is `MAPPED_LIMIT` for a mapped file on the CPU, `DEVICE_SHARE` of the free memory for what
-    has to go to a GPU, and none for what is already there, whose blocks are laid out where it is. Raises `InvalidArgument` for targets that cannot be used and
-    `DataError` for a file that cannot be read.
+    has to go to a GPU, and none for what is already there, whose blocks are laid out where it is. Raises
+    `InvalidArgument` for targets that cannot be used and `DataError` for a file that cannot be read.
     """
     if isinstance(targets, Storage):
         return targets

@@ -1,10 +1,13 @@
-"""Time against N, B and D with the limit drawn in, and the roofline; for readers, from the timings alone."""
+"""Time against N, B and D with the limit drawn in, the roofline, the race, and CIFAR-10's training; for readers."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsdot.costs import LOW_DIMENSION
+
+from .goals import PAPER_BEATEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,13 +92,61 @@ def draw_roofline(folder: Path, timings: dict, ceilings: dict) -> None:
     figure.savefig(folder / "roofline.png", dpi=120)
 
 
+def draw_race(folder: Path, race: dict) -> None:
+    from race_figures import sheet
+
+    sheet([race], "chi2", folder / "race.png")
+
+
+def draw_training(folder: Path, history: list[dict]) -> None:
+    """W with its error, and χ², against minutes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    w, chi2 = figure.subplots(1, 2)
+    minutes = [entry["seconds"] / 60 for entry in history]
+    w.errorbar(minutes, [e["w"] for e in history], [e["w_error"] for e in history], marker=".", label="semi-dual")
+    w.plot(minutes, [entry["primal"] for entry in history], "--", lw=1, label="cost of the map")
+    w.axhline(PAPER_BEATEN, color="gray", lw=0.8)
+    w.set(title="CIFAR-10, l1: W₁", xlabel="minutes")
+    w.legend(fontsize=7, frameon=False)
+    chi2.plot(minutes, [entry["chi2"] for entry in history], marker=".")
+    chi2.set(title="χ² of the masses", xlabel="minutes")
+    figure.savefig(folder / "cifar-curve.png", dpi=120)
+
+
+def draw_pairs(folder: Path) -> dict[str, str]:
+    """Samples beside their targets, of every round that was kept."""
+    import numpy as np
+    import torch
+
+    from fastsdot import figures
+
+    found = {}
+    for path in sorted(folder.glob("cifar-*.npz")):
+        with np.load(path) as pair:
+            left, right = (torch.from_numpy(pair[key]) / 127.5 - 1 for key in ("generated", "transported"))
+            title = f"round {pair['round']}  ·  W {pair['w']:.4g}  ·  χ² {pair['chi2']:.2g}"
+        figures.draw_pairs(path.with_suffix(".png"), left, right, title)
+        found[path.stem] = path.with_suffix(".png").name
+    return found
+
+
 def draw(folder: Path, results: dict) -> dict[str, str]:
-    """The names of what was drawn, or the reason why nothing was."""
+    """The names of what was drawn, and the reasons why the rest was not."""
     if find_spec("matplotlib") is None:
         return {"absent": "matplotlib is not installed; `--redraw` draws from results.json where it is"}
-    if not results.get("timings", {}).get("rows"):
-        return {"absent": "nothing was timed"}
-    ceilings = results.get("ceilings", {})
-    draw_times(folder, results["timings"], ceilings, results["environment"]["small"])
-    draw_roofline(folder, results["timings"], ceilings)
-    return {"times": "times.png", "roofline": "roofline.png"}
+    ceilings, found = results.get("ceilings", {}), {}
+
+    def one(name: str, file: str, there: object, make: Callable[[], None]) -> None:
+        found[name] = file if there else "not measured"
+        if there:
+            make()
+
+    timings, small = results.get("timings", {}), results["environment"]["small"]
+    race, history = results.get("race", {}), results.get("cifar", {}).get("history")
+    one("times", "times.png", timings.get("rows"), lambda: draw_times(folder, timings, ceilings, small))
+    one("roofline", "roofline.png", timings.get("rows"), lambda: draw_roofline(folder, timings, ceilings))
+    one("race", "race.png", race.get("contestants"), lambda: draw_race(folder, race))
+    one("training", "cifar-curve.png", history, lambda: draw_training(folder, history))
+    return found | draw_pairs(folder)

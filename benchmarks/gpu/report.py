@@ -1,7 +1,7 @@
 """The results as text: a JSON file with everything, and Markdown tables of what one reads first."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import goals
@@ -96,6 +96,40 @@ def figures(found: dict) -> str:
     return table(("", ""), shown)
 
 
+def race(found: dict) -> str:
+    """Who arrived when, the first first; a rival that did not arrive has its time."""
+
+    def arrived(entry: dict, bound: str) -> str:
+        time = entry["times"][bound]
+        return f"{time:.3g}" if time is not None else f"> {entry['curve'][-1][found['measure']]:.3g}"
+
+    bounds = list(next(iter(found["contestants"].values()))["times"])
+    ran = {name: entry for name, entry in found["contestants"].items() if entry["curve"]}
+    order = sorted(ran, key=lambda name: ran[name]["times"][bounds[0]] or float("inf"))
+    header = ("who", *(f"{found['measure']} to χ² ≤ {bound}" for bound in bounds), "least χ²", "rate", "rates tried")
+    rows = [
+        (name, *(arrived(ran[name], bound) for bound in bounds),
+         f"{min(point['chi2'] for point in ran[name]['curve']):.3g}", ran[name]["rate"], ran[name]["tried"])
+        for name in order
+    ]  # fmt: skip
+    absent = {name: entry["absent"] for name, entry in found["contestants"].items() if "absent" in entry}
+    return "\n\n".join(part for part in (f"N(0, I) to {found['name']}", table(header, rows), listed(absent)) if part)
+
+
+def large(found: dict) -> str:
+    tables = {name: found[name] for name in ("batches", "did not fit") if found.get(name)}
+    tables |= {"solved": {f"{entry['n']} targets": entry for entry in found.get("smaller", ())}}
+    rest = {name: value for name, value in found.items() if name not in (*tables, "smaller")}
+    return "\n\n".join(figures(part) for part in (rest, *tables.values()))
+
+
+def cifar(found: dict) -> str:
+    keys = ("round", "seconds", "w", "w_error", "primal", "chi2", "fit_loss", "samples")
+    rows = [tuple(f"{entry[key]:.4g}" if entry[key] is not None else "" for key in keys) for entry in found["history"]]
+    rest = {name: value for name, value in found.items() if name != "history"}
+    return f"{figures(rest)}\n\n{table(keys, rows)}"
+
+
 SECTIONS = {
     "environment": environment,
     "ceilings": ceilings,
@@ -105,6 +139,10 @@ SECTIONS = {
     "timings": timings,
     "solver": figures,
     "sanitizer": figures,
+    "race": race,
+    "large": large,
+    "cifar": cifar,
+    "runs": figures,
     "pictures": figures,
     "seconds": figures,
 }
@@ -116,8 +154,16 @@ def markdown(results: dict) -> str:
     parts = [f"# {results['title']}", f"## Failures\n\n{verdict}"]
     if not results["environment"]["small"]:
         parts.append(f"## goals\n\n{table(('what', 'wanted', 'measured', ''), goals.lines(results))}")
-    parts += [f"## {name}\n\n{show(results[name])}" for name, show in SECTIONS.items() if name in results]
+    parts += [f"## {name}\n\n{shown(show, results[name])}" for name, show in SECTIONS.items() if name in results]
     return "\n\n".join(parts) + "\n"
+
+
+def shown(show: Callable[[dict], str], found: dict) -> str:
+    """A part's section, or what there is of one that was cut short."""
+    try:
+        return show(found)
+    except LookupError:
+        return figures(found)
 
 
 def write(folder: Path, results: dict) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import ceil
+from pathlib import Path
 
 import torch
 from problems import interleave, wall
@@ -28,8 +29,15 @@ class Session:
     device: torch.device
     small: bool
     backends: tuple[str, ...]
+    folder: Path | None = None  # where results are written
+    images: Path | None = None  # 60 000 images for the solves, where they are there
+    cifar: Path | None = None
+    training: Path | None = None  # where CIFAR-10's training is kept
     until: float = float("inf")  # of `time.perf_counter`, for the part that is running
+    part: str = ""
     failures: list[str] = field(default_factory=list)
+    found: dict[str, dict] = field(default_factory=dict)  # by the parts of this run
+    write: Callable[[], None] = lambda: None
 
     @property
     def cuda(self) -> bool:
@@ -39,6 +47,11 @@ class Session:
     def left(self) -> float:
         """Seconds that the part still has."""
         return self.until - time.perf_counter()
+
+    def keep(self, found: dict) -> None:
+        """Write down what the running part has found so far, which stays if it is cut short."""
+        self.found[self.part] = found
+        self.write()
 
     def clock(self, run: Callable[[], object]) -> float:
         """Seconds of one call, between two events of the device's stream where it has one."""

@@ -20,8 +20,17 @@ LATENT, WIDTH = 100, 512  # of the generator of the l1 solve
 
 
 def targets(session: Session) -> Tensor:
+    """The images given, [N, D] in [−1, 1], or ones that are like digits."""
+    if session.images and not session.small:
+        from fastsdot.data import load, pixels
+
+        return pixels(load(session.images).images).flatten(1).to(session.device)
     n, d = (SMALL_N, SMALL_D) if session.small else (N, D)
     return images(n, d, torch.Generator().manual_seed(0)).to(session.device)
+
+
+def described(session: Session) -> str:
+    return session.images.name if session.images and not session.small else "drawn, like digits"
 
 
 def step_share(session: Session, cost: str) -> dict[str, float]:
@@ -153,7 +162,7 @@ def run(session: Session) -> dict:
         "solve, sqeuclidean from a generator": lambda: solve(session, "sqeuclidean", generator(session)),
         "solve, l1 from N(0, I)": lambda: solve(session, "l1", noise),
     }
-    found: dict[str, dict] = {}
+    found: dict[str, dict | str] = {"targets": described(session)}
     for name, part in parts.items():
         if session.left < 0:
             found[name] = {"absent": "it came after this part's time"}
@@ -165,4 +174,5 @@ def run(session: Session) -> dict:
         except CRASHES as error:
             found[name] = {"absent": reason(error)}
             session.failures.append(f"solver: {name}: {reason(error)}")
+        session.keep(found)
     return found
