@@ -53,7 +53,7 @@ PREFERENCE = {
     ("cpu", "power"): ("screen_low", "screen", "numba", "gemm"),
     ("cpu", "callable"): ("keops", "gemm"),
     ("cuda", "inner"): ("triton_low", "triton_screen", "triton", "gemm"),
-    ("cuda", "power"): ("triton", "keops", "gemm"),
+    ("cuda", "power"): ("triton_low", "triton_screen", "triton", "keops", "gemm"),
     ("cuda", "callable"): ("keops", "gemm"),
 }
 

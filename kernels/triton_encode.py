@@ -12,18 +12,19 @@ What lies below counts as zero, and its loss is in ‖δ‖ as all others are. d
 import triton
 import triton.language as tl
 
+from . import rounding
 from .triton_tiles import exact_scores
 
 WIDTH = tl.constexpr(32)  # targets that share a bound: 1 / 32 of the scores is kept, 3.1 % of their memory
 
 ACCUMULATED = tl.constexpr(2.0**-22)  # of ‖x̂‖ ‖ŷ‖ a coordinate: sums of a tensor core, which truncates
 PADDING = tl.constexpr(64)  # coordinates, all zero, that a loop may add to those there are
-ROUNDING = tl.constexpr(2.0**-21)  # of the bias and of ‖x̂‖ ‖ŷ‖, in float32
+ROUNDING = tl.constexpr(rounding.ROUNDING)  # of the bias and of ‖x̂‖ ‖ŷ‖, in float32
 CANCELLED = tl.constexpr(2.0**-34)  # of (‖x − m‖ + 2 ‖m‖) ‖y‖, in float64
-UPWARD = tl.constexpr(1 + 2.0**-20)  # of a norm, which makes it an upper bound
-TINY = tl.constexpr(2.0**-100)  # the smallest norm, so that products of two are normal numbers
-UNDERFLOW = tl.constexpr(2.0**-120)  # more than is lost below the normal numbers
-HUGE = tl.constexpr(1e37)  # a row whose terms could come to more has no bounds
+UPWARD = tl.constexpr(rounding.UPWARD)  # of a norm, which makes it an upper bound
+TINY = tl.constexpr(rounding.TINY)  # the smallest norm, so that products of two are normal numbers
+UNDERFLOW = tl.constexpr(rounding.UNDERFLOW)  # more than is lost below the normal numbers
+HUGE = tl.constexpr(rounding.HUGE)  # a row whose terms could come to more has no bounds
 HIGHEST = tl.constexpr(1e38)  # a finite bias that is larger counts as this, which is lower
 NORMAL = tl.constexpr(2.0**-14)  # the smallest normal float16
 WIDEST = 2**17  # coordinates for which the constants are right

@@ -9,19 +9,19 @@
 docs/certificate-gpu.md has the proof.
 """
 
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import triton_backend, triton_screen_inner, triton_topk
+from . import triton_backend, triton_screen_inner, triton_screen_l1, triton_topk
 from .form import Form
 from .triton_argmin import argmin_of_listed
 from .triton_keep import keep_smallest, room
 from .triton_launch import Launch, form_constants, on_device
 from .triton_rescore import rescore
 
+MODULES = {"inner": triton_screen_inner, "power": triton_screen_l1}  # what bounds the scores of a form, by kind
 BOUNDS = 2**27  # kept at once; more rows are taken in slices
 FINE = 32  # targets of a part; for the k smallest `triton_topk.FINE`
 # A row's share of a plain pass takes 6·N·D / 495e12 s, exact scores of 32 targets 4·32·D / 3.35e12 s (an H100's
@@ -30,15 +30,10 @@ WORTH, FEWEST = 100, 16
 PER_TARGET = 4  # parts for each of the k smallest, besides
 
 
-def module_of(form: Form) -> ModuleType | None:
-    """What bounds the scores of a form."""
-    return triton_screen_inner if form.kind == "inner" else None
-
-
 def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) -> str | None:
-    module = module_of(form)
+    module = MODULES.get(form.kind)
     if module is None:
-        return f"it bounds inner products, and the form is {form.kind}"
+        return f"it bounds inner products and l1, and the form is a {form.kind}"
     if reduction not in ("argmin", "topk"):
         return f"it finds the smallest scores alone, and {reduction} needs others too"
     return module.refusal(form, d) or triton_backend.refusal(form, reduction, device, n, d)
@@ -47,7 +42,7 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
 @on_device
 def prepare(y: Tensor, form: Form) -> list[Tensor]:
     """y [N, D], and what the form's module makes of it."""
-    return module_of(form).prepare(y, form)
+    return MODULES[form.kind].prepare(y, form)
 
 
 def slices(x: Tensor, n: int, fine: int) -> tuple[Tensor, ...]:
@@ -83,7 +78,7 @@ def screen(
     index = torch.empty(b, dtype=torch.int64, device=x.device)
     found = Candidates(x.new_empty(b), index, *counters(x))
     if b:
-        bounds = module_of(form).bounds_of(x, layout, bias, form, launch, most is not None, FINE)
+        bounds = MODULES[form.kind].bounds_of(x, layout, bias, form, launch, most is not None, FINE)
         rescore[(b,)](
             x, y, bias, bounds.row, b, y.shape[0], d, bounds.lower, bounds.group, -(-y.shape[0] // FINE),
             bounds.group.shape[1], bounds.size, bounds.lower.shape[1], most or 0, *found,
@@ -127,7 +122,7 @@ def certify_topk(
     for part in slices(x, n, fine):
         found, (count, listed) = room(part, k), counters(part)
         if len(part):
-            row, lower, group, _ = module_of(form).bounds_of(part, layout, bias, form, launch, True, fine)
+            row, lower, group, _ = MODULES[form.kind].bounds_of(part, layout, bias, form, launch, True, fine)
             keep_smallest(part, y, bias, form, lower, fine, found, group, most, row, count, listed)
             triton_topk.keep_of_listed(part, y, bias, form, listed, lower, found)
         parts.append((*found, count))

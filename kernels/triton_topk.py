@@ -37,7 +37,7 @@ def part_minima(
     row = (tl.program_id(0) % row_tiles) * BM
     score = score_tile(
         x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
-        INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
+        INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK, listed_ptr is not None,
     )  # fmt: skip
     low = tl.min(tl.reshape(score, (BM, BN // FINE, FINE)), 2)
     offs_m = (row + tl.arange(0, BM))[:, None]
@@ -91,5 +91,5 @@ def keep_of_listed(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tenso
     """
     launch = choose(LAUNCHES, form, x.device, min(len(x), LISTED), x.shape[1])
     rows = x.index_select(0, listed[1:])
-    minima_into(lower, Tiling(rows, y, bias, rows, y, form, launch), listed)
+    minima_into(lower, Tiling(rows, y, bias, rows, y, form, launch, row_major=True), listed)
     keep_smallest(x, y, bias, form, lower, FINE, found, listed=listed)

@@ -16,7 +16,13 @@ from fastsdot.kernels import Form, refusal
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-FILES = ("triton_reductions.py", "triton_screening.py", "triton_keeping.py", "triton_listing.py")
+FILES = (
+    "triton_reductions.py",
+    "triton_screening.py",
+    "triton_measuring.py",
+    "triton_keeping.py",
+    "triton_listing.py",
+)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -210,7 +210,6 @@ def test_without_the_certificate_the_score_is_near_the_best_and_exact_for_its_ta
 
 
 def test_refusals_say_why():
-    assert "the form is power" in screen.refusal(FORMS["l1"], "argmin", DEVICE, 10, 5)
     assert "softmin needs others" in screen.refusal(INNER, "softmin", DEVICE, 10, 5)
     assert "200000" in screen.refusal(INNER, "argmin", DEVICE, 10, 200_000)
     assert "not meta" in screen.refusal(INNER, "argmin", torch.device("meta"), 10, 5)
