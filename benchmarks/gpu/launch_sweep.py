@@ -1,0 +1,163 @@
+"""Launches beside the one that the library's table chooses: compiled, checked, then timed in turn.
+
+The table is replaced while a candidate runs, so that what is timed is what a user would get. Chosen targets are held to
+float64 by their regret, and every result to the table's own: argmin and lists bit for bit, sums by rounding.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from types import ModuleType
+
+import torch
+from problems import ROUNDING, Problem
+from torch import Tensor
+
+from fastsdot.costs import make_cost
+from fastsdot.kernels import (
+    BACKENDS,
+    prepare,
+    triton_argmin,
+    triton_launch as library,
+    triton_screen_inner,
+    triton_soft,
+    triton_topk,
+)
+from fastsdot.kernels.triton_launch import Launch
+
+from .invariance import caller, same
+from .launch_candidates import SMALL_CANDIDATES, TABLES, Shape, Sweep, candidates, problems
+from .recorded import recorded
+from .session import CRASHES, Session, reason
+
+SECONDS, SMALL_SECONDS = 0.5, 0.01  # of timing for a problem
+SLOW = 2.0  # times the table's choice: so much slower in one call, a candidate is not timed again
+THREADS = 12  # that compile at once
+KERNELS: list[tuple[ModuleType, str]] = [
+    (triton_argmin, "tile_minima"),
+    (triton_topk, "part_minima"),
+    (triton_soft, "row_sums"),
+    (triton_soft, "column_sums"),
+    (triton_screen_inner, "tile_bounds"),
+]
+
+
+def literal(launch: Launch) -> str:
+    """As the tables write it."""
+    return f"Launch({launch.rows}, {launch.columns}, {launch.depth}, {launch.warps}, {launch.stages})"
+
+
+@contextmanager
+def only(table: str, family: str, launch: Launch) -> Iterator[None]:
+    """The table with that launch alone."""
+    rows = TABLES[table]
+    before, rows[family] = rows[family], {0: (launch,)}
+    try:
+        yield
+    finally:
+        rows[family] = before
+
+
+class Contest:
+    """One reduction on one problem, by every candidate."""
+
+    def __init__(self, session: Session, sweep: Sweep, shape: Shape):
+        self.session, self.sweep = session, sweep
+        self.problem = Problem(sweep.cost, *shape, str(session.device))
+        cost = make_cost(sweep.cost)
+        embedding = cost.embed_targets(self.problem.y)
+        self.form, self.column, self.x = embedding.form, embedding.column, cost.embed(self.problem.x, embedding.centre)
+        self.module = BACKENDS[sweep.backend].load()
+        self.refusal = self.module.refusal(self.form, sweep.reduction, session.device, *shape[1:])
+        if self.refusal is None:
+            layout = prepare(embedding.y, self.form, sweep.backend).layouts[sweep.backend]
+            self.run = caller(self.module, sweep.reduction, layout, self.column, self.form, shape[0])
+
+    @cached_property
+    def chosen(self) -> Launch:
+        return library.choose(TABLES[self.sweep.table], self.form, self.session.device, *self.x.shape)
+
+    @cached_property
+    def expected(self) -> tuple[Tensor, ...]:
+        return self.run(self.x)
+
+    def by(self, launch: Launch) -> Callable[[], tuple[Tensor, ...]]:
+        def call() -> tuple[Tensor, ...]:
+            with only(self.sweep.table, library.family(self.form), launch):
+                return self.run(self.x)
+
+        return call
+
+    def compile(self, launches: list[Launch]) -> None:
+        """Fill Triton's cache by many threads; what does not compile says so again when it is checked."""
+
+        def attempt(launch: Launch) -> None:
+            with suppress(CRASHES):
+                self.run(self.x, launch=launch)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(attempt, launches))
+
+    def absence(self, launch: Launch) -> str | None:
+        """Why a candidate is not timed: it does not compile, does not fit, spills, or is wrong."""
+        try:
+            with recorded(*KERNELS) as launched:
+                result = self.by(launch)()
+            if spilled := {each.kernel.__name__: each.spills for each in launched if each.spills}:
+                return f"spills: {', '.join(f'{name} {count} registers' for name, count in spilled.items())}"
+            if self.session.cuda:
+                torch.cuda.synchronize()
+        except CRASHES as error:
+            return reason(error)[:160]
+        if wrong := self.wrong(result):
+            self.session.failures.append(f"variants: {self.sweep}, {self.problem}: {literal(launch)}: {wrong}")
+        return wrong
+
+    def wrong(self, result: tuple[Tensor, ...]) -> str | None:
+        if not same(self.sweep.reduction, self.expected, result):
+            return "wrong: it does not give the table's result"
+        if self.sweep.reduction == "argmin" and not (regret := self.problem.regret(result[1])) <= ROUNDING:
+            return f"wrong: a chosen target is worse than the best by {regret:.3g} of its cost's size"
+        return None
+
+    def results(self, launches: list[Launch]) -> dict[str, dict]:
+        """{launch: seconds and ratio to the table's choice, or the reason why there are none}."""
+        absent = {launch: self.absence(launch) for launch in launches}
+        runs = {literal(launch): self.by(launch) for launch in launches if absent[launch] is None}
+        once = {name: self.session.clock(run) for name, run in runs.items()}
+        table = literal(self.chosen)
+        near = {name: run for name, run in runs.items() if once[name] <= SLOW * once.get(table, torch.inf)}
+        seconds = once | self.session.medians(near, SMALL_SECONDS if self.session.small else SECONDS)
+        found = {literal(launch): {"absent": why} for launch, why in absent.items() if why is not None}
+        base = seconds.get(table)
+        return found | {name: {"seconds": s} | ({"ratio": s / base} if base else {}) for name, s in seconds.items()}
+
+
+def run(session: Session, _: dict) -> Iterator[tuple[str, object]]:
+    """Rows of all problems so far, and those that were left out."""
+    rows, left_out, compiled = [], {}, set()
+    for sweep, shape in problems(session.small):
+        b, n, d = shape
+        name = f"{sweep}, B={b}, N={n}, D={d}"
+        if session.left < 0:
+            left_out[name] = "it came after this part's time"
+            continue
+        try:
+            contest = Contest(session, sweep, shape)
+            if contest.refusal is not None:
+                left_out[str(sweep)] = contest.refusal
+                continue
+            launches = candidates(sweep, contest.form, contest.chosen)
+            if session.small:
+                launches = launches[:SMALL_CANDIDATES]
+            elif (sweep, d) not in compiled:
+                contest.compile(launches)
+                compiled.add((sweep, d))
+            row = {"name": name, **vars(sweep), "family": library.family(contest.form), "b": b, "n": n, "d": d}
+            row |= {"capability": library.capability(session.device), "chosen": literal(contest.chosen)}
+            rows.append(row | {"results": contest.results(launches)})
+        except CRASHES as error:
+            session.failures.append(f"variants: {name}: {reason(error)}")
+        yield "rows", rows
+    yield "left_out", left_out

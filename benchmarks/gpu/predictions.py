@@ -1,0 +1,124 @@
+"""Each kernel alone at the centre shapes: its floor, predicted from ceilings measured in the same run, and its time.
+
+    floor = max(B·N·D · instructions a coordinate / lanes,  products / rate,  bytes of targets / bandwidth)
+
+as docs/gpu-kernels.md has it, with the instructions read from the code that ran (`tests/aot.py`), the loop of additions
+for the lanes, and large products and a copy for the rest.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from problems import Problem
+
+from fastsdot.costs import make_cost
+from fastsdot.kernels import BACKENDS, prepare, triton_argmin, triton_screen_inner, triton_soft
+from fastsdot.kernels.triton_launch import Launch, capability
+
+from .invariance import caller
+from .recorded import Launched, recorded
+from .session import CRASHES, Session, reason
+
+SHAPES, SMALL_SHAPES = ((256, 60_000, 784), (4096, 60_000, 784)), ((7, 150, 17),)
+SECONDS, SMALL_SECONDS = 0.5, 0.01
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel by its module and name, and what calls it."""
+
+    module: ModuleType
+    name: str
+    cost: str
+    backend: str
+    reduction: str
+    products: int  # of a coordinate
+    rate: str  # the ceiling of those
+    stored: int  # bytes of a coordinate of the targets
+
+
+KERNELS = (
+    Kernel(triton_screen_inner, "tile_bounds", "sqeuclidean", "triton_screen", "argmin", 1, "fp16", 2),
+    Kernel(triton_argmin, "tile_minima", "l1", "triton", "argmin", 0, "fp16", 4),
+    Kernel(triton_argmin, "tile_minima", "sqeuclidean", "triton", "argmin", 3, "tf32", 4),
+    Kernel(triton_soft, "row_sums", "sqeuclidean", "triton", "softmin", 3, "tf32", 4),
+    Kernel(triton_soft, "column_sums", "sqeuclidean", "triton", "soft_marginal", 3, "tf32", 4),
+    Kernel(triton_soft, "row_sums", "l1", "triton", "softmin", 0, "fp16", 4),
+    Kernel(triton_soft, "column_sums", "l1", "triton", "soft_marginal", 0, "fp16", 4),
+)
+
+
+def first_launch(session: Session, kernel: Kernel, shape: tuple[int, int, int]) -> Launched:
+    problem, cost = Problem(kernel.cost, *shape, str(session.device)), make_cost(kernel.cost)
+    embedding = cost.embed_targets(problem.y)
+    x, form = cost.embed(problem.x, embedding.centre), embedding.form
+    layout = prepare(embedding.y, form, kernel.backend).layouts[kernel.backend]
+    run = caller(BACKENDS[kernel.backend].load(), kernel.reduction, layout, embedding.column, form, shape[0])
+    with recorded((kernel.module, kernel.name)) as launches:
+        run(x)
+    return launches[0]
+
+
+def instructions(session: Session, kernel: Kernel, launched: Launched) -> float | str:
+    """Lanes' instructions a coordinate of a score in the code that ran, or why they are not known."""
+    if launched.compiled is None:
+        return "interpreted"
+    import aot
+
+    named = launched.named
+    launch = Launch(*(named[key] for key in ("BM", "BN", "BK", "num_warps", "num_stages")))
+    form = "l1" if kernel.cost == "l1" else "inner"
+    case = aot.Case(kernel.name, form, capability(session.device), launch)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(launched.compiled.asm["cubin"])
+        try:
+            code, branches = aot.instructions(aot.tool("nvdisasm", "-c", str(cubin)))
+        except (OSError, subprocess.CalledProcessError) as error:
+            return reason(error)
+    return aot.predict(case, *aot.main_loop(code, branches))[0]
+
+
+def floors(
+    kernel: Kernel, shape: tuple[int, int, int], rows: int, each: float | str, ceilings: dict
+) -> dict[str, float]:
+    """Seconds of each limit that is known; products are those of whole tiles of so many rows."""
+    b, n, d = shape
+    counts = {
+        "instructions": (b * n * d * each if isinstance(each, float) else 0.0, "fadd"),
+        "products": (2.0 * kernel.products * -(-b // rows) * rows * n * d, kernel.rate),
+        "bytes": (float(kernel.stored * n * d), "copy"),
+    }
+    known = {name: (count, ceilings.get(rate)) for name, (count, rate) in counts.items() if count}
+    return {name: count / rate for name, (count, rate) in known.items() if isinstance(rate, float)}
+
+
+def prediction(session: Session, kernel: Kernel, shape: tuple[int, int, int], ceilings: dict) -> dict:
+    launched = first_launch(session, kernel, shape)
+    each = instructions(session, kernel, launched)
+    limits = floors(kernel, shape, launched.named["BM"], each, ceilings)
+    seconds = session.medians({"kernel": launched.again()}, SMALL_SECONDS if session.small else SECONDS)["kernel"]
+    found = {"instructions a coordinate": each, "limits": limits, "seconds": seconds}
+    if limits:
+        binding = max(limits, key=limits.get)
+        found |= {"limit": binding, "floor": limits[binding], "ratio": seconds / limits[binding]}
+    return found
+
+
+def run(session: Session, ceilings: dict) -> Iterator[tuple[str, object]]:
+    """{kernel and problem: floor, limit, measured seconds and their ratio}, or the reason why there are none."""
+    for shape in SMALL_SHAPES if session.small else SHAPES:
+        for kernel in KERNELS:
+            name = "{}, {}, B={}, N={}, D={}".format(kernel.name, kernel.cost, *shape)
+            if session.left < 0:
+                yield name, {"absent": "it came after this part's time"}
+                continue
+            try:
+                yield name, prediction(session, kernel, shape, ceilings)
+            except (*CRASHES, ImportError) as error:
+                session.failures.append(f"variants: {name}: {reason(error)}")
+                yield name, {"absent": reason(error)}
