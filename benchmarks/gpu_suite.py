@@ -1,6 +1,7 @@
 """Everything about the GPU kernels in one command: are they right, and how near the machine's limits are they?
 
     python benchmarks/gpu_suite.py                     # the kernels, in under ten minutes on an H100
+    python benchmarks/gpu_suite.py --only ceilings variants     # what to tune, in ten minutes more
     python benchmarks/gpu_suite.py --only race large   # whole solves, in ten minutes more
     python benchmarks/gpu_suite.py --only cifar --cifar cifar10.npy --run build/cifar-run       # and again to go on
     python benchmarks/gpu_suite.py --small             # the same on a machine without a GPU, to prove the suite itself
@@ -42,6 +43,7 @@ from gpu import (  # noqa: E402
     sanitizer,
     solver,
     timings,
+    variants,
 )
 from gpu.session import CRASHES, Session, reason  # noqa: E402
 
@@ -57,11 +59,12 @@ PARTS: dict[str, tuple[Part, float]] = {
     "solver": (lambda session, _: solver.run(session), 0.52),
     "timings": (lambda session, results: timings.run(session, results.get("ceilings", {})), 0.9),
     "sanitizer": (lambda session, _: sanitizer.run(session), 1.0),
+    "variants": (lambda session, results: variants.run(session, results.get("ceilings", {})), 0.97),
     "race": (lambda session, _: race.run(session), 0.45),
     "large": (lambda session, _: large.run(session), 0.97),
     "cifar": (lambda session, _: cifar.run(session), 0.97),
 }
-LONG = ("race", "large", "cifar")  # whole solves, which take a run of their own and are left out unless they are named
+LONG = ("variants", "race", "large", "cifar")  # each takes a run of its own, and is left out unless it is named
 
 
 def arguments(values: Sequence[str] | None) -> argparse.Namespace:

@@ -31,7 +31,7 @@ from .launch_candidates import SMALL_CANDIDATES, TABLES, Shape, Sweep, candidate
 from .recorded import recorded
 from .session import CRASHES, Session, reason
 
-SECONDS, SMALL_SECONDS = 0.5, 0.01  # of timing for a problem
+SECONDS = 0.5  # of timing for a problem; a small one is timed once
 SLOW = 2.0  # times the table's choice: so much slower in one call, a candidate is not timed again
 THREADS = 12  # that compile at once
 KERNELS: list[tuple[ModuleType, str]] = [
@@ -127,8 +127,8 @@ class Contest:
         runs = {literal(launch): self.by(launch) for launch in launches if absent[launch] is None}
         once = {name: self.session.clock(run) for name, run in runs.items()}
         table = literal(self.chosen)
-        near = {name: run for name, run in runs.items() if once[name] <= SLOW * once.get(table, torch.inf)}
-        seconds = once | self.session.medians(near, SMALL_SECONDS if self.session.small else SECONDS)
+        slowest = 0.0 if self.session.small else SLOW * once.get(table, torch.inf)
+        seconds = once | self.session.medians({name: runs[name] for name in runs if once[name] <= slowest}, SECONDS)
         found = {literal(launch): {"absent": why} for launch, why in absent.items() if why is not None}
         base = seconds.get(table)
         return found | {name: {"seconds": s} | ({"ratio": s / base} if base else {}) for name, s in seconds.items()}

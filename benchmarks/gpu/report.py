@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import goals
+from . import goals, variants_report
 from .ceilings import UNITS
 
 SHARES = ("of bf16", "of tf32", "of fadd", "of copy")
@@ -56,6 +56,15 @@ def correctness(found: dict) -> str:
 def invariance(found: dict) -> str:
     text = table(("checked", "times"), list(found["made"].items()))
     return "\n\n".join(part for part in (text, listed(found["left_out"])) if part)
+
+
+def variants(found: dict) -> str:
+    """A table a step, what to paste into the launch tables, and what has no time."""
+    steps = [name for name in variants_report.ROWS if name in found]
+    tables = {name: variants_report.ROWS[name](found[name]) for name in steps}
+    text = [table(variants_report.HEADERS[name], rows) for name, rows in tables.items() if rows]
+    text += [variants_report.literals(found), listed(variants_report.absent(found))]
+    return "\n\n".join(part for part in text if part)
 
 
 def shares(result: dict) -> str:
@@ -139,6 +148,7 @@ SECTIONS = {
     "timings": timings,
     "solver": figures,
     "sanitizer": figures,
+    "variants": variants,
     "race": race,
     "large": large,
     "cifar": cifar,

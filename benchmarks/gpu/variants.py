@@ -4,8 +4,6 @@ Each step runs in a process of its own on a GPU (alone.py), the short ones first
 left. Nothing here is part of the library until it wins.
 """
 
-from collections.abc import Callable
-
 from . import alone, bounds_variants, gluon_variants, launch_choice, launch_sweep, predictions
 from .session import Session
 
@@ -18,7 +16,7 @@ STEPS: dict[str, tuple[alone.Step, float]] = {
 }
 
 
-def run(session: Session, ceilings: dict[str, float | str], keep: Callable[[dict], None] = lambda _: None) -> dict:
+def run(session: Session, ceilings: dict[str, float | str]) -> dict:
     """{step: what it found}, and the launches that the tables should hold by it."""
     whole, until, found = session.left, session.until, {}
     for name, (step, share) in STEPS.items():
@@ -26,6 +24,6 @@ def run(session: Session, ceilings: dict[str, float | str], keep: Callable[[dict
         found[name] = alone.outside(name, session, ceilings) if session.cuda else alone.inside(step, session, ceilings)
         if rows := found[name].get("rows"):
             found["suggested"] = launch_choice.suggested(rows)
-        keep(found)
+        session.keep(found)
     session.until = until
     return found

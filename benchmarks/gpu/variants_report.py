@@ -44,6 +44,8 @@ def absent(found: object, place: tuple[str, ...] = ()) -> dict[str, str]:
         return {key: why for row in found for key, why in absent(row["results"], (*place, row["name"])).items()}
     if not isinstance(found, dict):
         return {}
+    if "suggested" in found:
+        found = {name: value for name, value in found.items() if name != "suggested"}
     own = {", ".join(place): found[key] for key in ("absent", "broke") if key in found}
     own |= {f"{', '.join(place)}: {what}": why for what, why in found.get("left_out", {}).items()}
     for name, value in found.items():
