@@ -22,6 +22,7 @@ NONE = tl.constexpr(2**63 - 1)  # the key of no target
 EMPTY = tl.constexpr(0x7FFFFFFE << 32)  # and of a place that holds none yet, plus the place: above all numbers
 LANES = 512  # parts that are looked at together
 MOST = 256  # scores that are kept of a row, in registers
+REGISTERS = 128  # of a thread; left to itself the assembler saves a few, and spills one
 CHUNK = 64  # targets of a part that are scored together
 SPREAD = 4  # minima for each score that is kept, of which the k-th smallest is near that of all bounds
 
@@ -100,23 +101,24 @@ def keep(
     if fallback_ptr is not None:
         count = tl.where(tl.load(row_ptr + B + row) < float("inf"), 0, most + 1)
     theta = reached_by(small_ptr, smalls, k, LANES)
-    for phase in tl.static_range(2):
-        for start in range(0, parts, LANES):
-            at = start + lanes
-            low = tl.load(lower_ptr + at, mask=at < parts, other=float("nan"))
-            part = next_part(low, at, -1, parts, theta, worst, phase)
-            while (part < parts) & (count <= most):
-                for first in tl.static_range(0, WIDTH, BN):
-                    target = part * WIDTH + first
-                    score = exact_scores(
-                        x_ptr, y_ptr, bias_ptr, row, target, N, D, INNER, SCALE, WHOLE, FRACTION, ROOT, BN, BK
-                    )
-                    order = order_of(score.to(tl.float32) + 0.0).to(tl.int64)
-                    key = tl.where(target + offs_n < N, (order << 32) | (target + offs_n), NONE)
-                    kept, worst = insert(kept, worst, key)
-                if fallback_ptr is not None:
-                    count += 1
-                part = next_part(low, at, part, parts, theta, worst, phase)
+    chunks = tl.cdiv(parts, LANES)
+    for step in range(2 * chunks):
+        beyond = step >= chunks
+        at = tl.where(beyond, step - chunks, step) * LANES + lanes
+        low = tl.load(lower_ptr + at, mask=at < parts, other=float("nan"))
+        part = next_part(low, at, -1, parts, theta, worst, beyond)
+        while (part < parts) & (count <= most):
+            for first in tl.static_range(0, WIDTH, BN):
+                target = part * WIDTH + first
+                score = exact_scores(
+                    x_ptr, y_ptr, bias_ptr, row, target, N, D, INNER, SCALE, WHOLE, FRACTION, ROOT, BN, BK
+                )
+                order = order_of(score.to(tl.float32) + 0.0).to(tl.int64)
+                key = tl.where(target + offs_n < N, (order << 32) | (target + offs_n), NONE)
+                kept, worst = insert(kept, worst, key)
+            if fallback_ptr is not None:
+                count += 1
+            part = next_part(low, at, part, parts, theta, worst, beyond)
     kept = tl.sort(tl.where(slot < k, kept, NONE))
     out = tl.cast(row, tl.int64) * k + slot
     tl.store(value_ptr + out, value_of((kept >> 32).to(tl.int32)), mask=slot < k)
@@ -128,11 +130,11 @@ def keep(
 
 
 @triton.jit
-def next_part(low, places, after, none, theta, worst, PHASE: tl.constexpr):
-    """The first part after `after` that may hold one of the k smallest: up to θ at first, and then those beyond."""
+def next_part(low, places, after, none, theta, worst, beyond):
+    """The first part after `after` that may hold one of the k smallest: one up to θ, or one beyond."""
     full = worst < EMPTY
     limit = tl.where(full, value_of((worst >> 32).to(tl.int32)), float("inf"))
-    may = (low <= limit) & ((low <= theta) if PHASE == 0 else (low > theta))
+    may = (low <= limit) & ((low > theta) == beyond)
     return first_where(may & ((low < float("inf")) | (not full)) & (places > after), places, none)
 
 
@@ -160,5 +162,5 @@ def keep_smallest(
         x, y, bias, b, n, d, lower, lower.shape[1], parts, tile, tile.stride(0), tile.shape[1], k, most, *found,
         **form_constants(form), WIDTH=width, BN=min(width, CHUNK), BK=128 if d > 64 else 32, LANES=LANES,
         K=max(2, triton.next_power_of_2(k)), row_ptr=row, count_ptr=count, fallback_ptr=fallback, listed_ptr=listed,
-        num_warps=4,
+        num_warps=4, maxnreg=REGISTERS,
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Compile the Triton kernels ahead of time, without a GPU, and read the machine code.
 
-`python tests/aot.py` prints the table of docs/gpu-kernels.md, `--screen` that of the float16 screen, `--lists` that of
-the sums over lists, `--json` each as data for the tests. It must run without TRITON_INTERPRET, which replaces the
-compiler when Triton is imported.
+`python tests/aot.py` prints the table of docs/gpu-kernels.md, `--screen` that of the float16 screen, `--bytes` that of
+the screen in bytes, `--lists` that of the sums over lists, `--json` each as data for the tests. It must run without
+TRITON_INTERPRET, which replaces the compiler when Triton is imported.
 
 A main loop of I instructions a warp over M scores' coordinates gives the floor of a problem of B·N·D coordinates
 
@@ -29,7 +29,8 @@ from triton.compiler import ASTSource
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_argmin import nearest, tile_minima
 from fastsdot.kernels.triton_encode import encode_samples, encode_targets, lower_bias
-from fastsdot.kernels.triton_keep import CHUNK, LANES, MOST, keep
+from fastsdot.kernels.triton_encode_l1 import encode_bytes, lower_bias_l1, row_offsets
+from fastsdot.kernels.triton_keep import CHUNK, LANES, MOST, REGISTERS, keep
 from fastsdot.kernels.triton_launch import (
     COLUMN_LAUNCHES,
     LAUNCHES,
@@ -43,17 +44,21 @@ from fastsdot.kernels.triton_rescore import rescore
 from fastsdot.kernels.triton_sample import LAUNCHES as RACES, tile_races
 from fastsdot.kernels.triton_scores import tile_scores
 from fastsdot.kernels.triton_screen_inner import tile_bounds
+from fastsdot.kernels.triton_screen_l1 import PADDED, PANEL, WORDS, byte_bounds
 from fastsdot.kernels.triton_soft import column_sums, row_sums
 from fastsdot.kernels.triton_topk import FINE, part_minima
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 SCREEN = (tile_bounds, rescore, keep, encode_samples, encode_targets, lower_bias)
+BYTES = (byte_bounds, encode_bytes, row_offsets, lower_bias_l1)
 PLAIN = (tile_minima, part_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
-KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, list_sums)}
+KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, *BYTES, list_sums)}
 TYPES = {
     **dict.fromkeys(("where_ptr", "group_where_ptr", "tile_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
     **{"index_ptr": "*i64", "seed_ptr": "*i64", "c": "fp32", "epsilon": "fp32", "code_ptr": "*fp16"},
     **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
+    **{("byte_bounds", name): "*i32" for name in ("x_ptr", "y_ptr")},
+    **{("encode_bytes", "code_ptr"): "*i32", "grid_ptr": "*fp64", "sum_ptr": "*fp64"},
     **{("list_sums", "index_ptr"): "*i32", ("list_sums", "mass_ptr"): "*fp64"},
 }
 ALIGNED = {
@@ -71,6 +76,7 @@ FORMS = {
     "lp 1.5": Form("power", p=1.5),
     "lp 2.7": Form("power", p=2.7),
 }
+CODES = {"tile_bounds": 2, "byte_bounds": 1}  # bytes of a coordinate of targets where it is not 4; four of 1 are a word
 PROBLEM = (256, 1_000_000, 784)  # B, N, D of the predicted floor
 # Published peaks: lanes/s of instruction issue, tf32 FLOP/s without sparsity, which is half that of float16, bytes/s.
 PEAKS = {
@@ -169,6 +175,28 @@ def screen_cases(architectures: list[int]) -> list[Case]:
     return found
 
 
+def byte_cases(architectures: list[int]) -> list[Case]:
+    """The screen of l1 in bytes: its first pass by every launch, the rest once, and plain kernels on listed rows."""
+    found = []
+    for arch in architectures:
+        launches = available(SCREEN_LAUNCHES, FORMS["l1"], arch)
+        for fine in (32, FINE):
+            extra = (("FINE", fine), ("PANEL", PANEL))
+            found += [Case("byte_bounds", "l1", arch, launch, extra) for launch in launches]
+        for few, panel, side in ((32, PANEL, 1), (2, launches[-1].rows, WORDS)):
+            extra = (("VECTORS", few), ("PANEL", panel), ("SIDE", side))
+            found.append(Case("encode_bytes", "l1", arch, Launch(1, 1, 256 // few, 4, 3), extra))
+        found.append(Case("row_offsets", "l1", arch, Launch(128, 1, 1, 4, 3)))
+        found.append(Case("lower_bias_l1", "l1", arch, Launch(1, PADDED, 1, 4, 3), (("MARGIN", True),)))
+        extra = (("WIDTH", 32), ("LANES", 128), ("CERTIFY", True))
+        found.append(Case("rescore", "l1", arch, Launch(1, 32, 32, 2, 3), extra))
+        found.append(Case("keep", "l1", arch, KEPT, (("K", 16), *KEEP)))
+        (plain,) = available(LAUNCHES, FORMS["l1"], arch)
+        found.append(Case("tile_minima", "l1", arch, plain, (("WIDTH", 1),), listed=True))
+        found.append(Case("part_minima", "l1", arch, plain, (("FINE", FINE),), listed=True))
+    return found
+
+
 def list_cases(architectures: list[int]) -> list[Case]:
     """Soft choices among lists, by the narrowest and the widest tile, listed or all targets in order; no form."""
     found = []
@@ -195,6 +223,7 @@ def source_of(case: Case) -> ASTSource:
 
 def compile_case(case: Case) -> Code:
     options = {"num_warps": case.launch.warps, "num_stages": case.launch.stages}
+    options |= {"maxnreg": REGISTERS} if case.kernel == "keep" else {}
     compiled = triton.compile(source_of(case), target=GPUTarget("cuda", case.arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -238,7 +267,8 @@ def main_loop(code: list[str], branches: list[tuple[int, int]]) -> tuple[Counter
     def arithmetic(span: tuple[int, int]) -> int:
         loop = mnemonics(span)
         mma = sum(count for op, count in loop.items() if MMA.match(op))
-        return 1000 * mma + loop["FADD"] + 2 * loop["FADD2"] + loop["FFMA"] + loop["DADD"] + loop["DFMA"]
+        least = loop["FADD"] + 2 * loop["FADD2"] + loop["FFMA"] + loop["DADD"] + loop["DFMA"]
+        return 1000 * (mma + loop["VABSDIFF4"]) + least
 
     if not inner:
         return Counter(), 0
@@ -253,17 +283,18 @@ def predict(case: Case, loop: Counter[str], around: int) -> tuple[float, float |
     The screen's loop is short enough for the rest of a tile to count.
     """
     launch, (b, n, d) = case.launch, PROBLEM
-    screen = case.kernel == "tile_bounds"
+    screen, size = case.kernel in CODES, CODES.get(case.kernel, 4)
+    depth = launch.depth * (4 if size == 1 else 1)
     lanes_instructions = launch.warps * 32 / (launch.rows * launch.columns)
-    each = sum(loop.values()) * lanes_instructions / launch.depth
+    each = sum(loop.values()) * lanes_instructions / depth
     if screen:
-        each = (sum(loop.values()) * -(-d // launch.depth) + around) * lanes_instructions / d
-    if case.arch not in PEAKS or case.kernel not in ("tile_minima", "row_sums", "column_sums", "tile_bounds"):
+        each = (sum(loop.values()) * -(-d // depth) + around) * lanes_instructions / d
+    if case.arch not in PEAKS or case.kernel not in ("tile_minima", "row_sums", "column_sums", *CODES):
         return each, None
     _, lanes, tf32, rate = PEAKS[case.arch]
     rows = -(-b // launch.rows) * launch.rows
-    products = 2 * rows * n * d / (2 * tf32) if screen else 6 * b * n * d / tf32 if case.form == "inner" else 0.0
-    return each, 1e3 * max(b * n * d * each / lanes, products, (2 if screen else 4) * n * d / rate)
+    operations = 0 if case.form != "inner" else rows if screen else 6 * b  # of tf32, which takes twice the time
+    return each, 1e3 * max(b * n * d * each / lanes, operations * n * d / tf32, size * n * d / rate)
 
 
 def compile_all(chosen: list[Case]) -> list[Code]:
@@ -292,9 +323,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Compile the Triton kernels without a GPU and read the machine code.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--screen", action="store_true")
+    parser.add_argument("--bytes", action="store_true")
     parser.add_argument("--lists", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    chosen = screen_cases if options.screen else list_cases if options.lists else cases
+    chosen = screen_cases if options.screen else byte_cases if options.bytes else list_cases if options.lists else cases
     codes = compile_all(chosen(options.arch))
     print(json.dumps([asdict(code) for code in codes]) if options.json else table(codes))
