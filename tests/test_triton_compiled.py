@@ -37,6 +37,11 @@ def screen():
 
 
 @pytest.fixture(scope="module")
+def measured():
+    return compile_all("--bytes", "--arch", *ARCHITECTURES)
+
+
+@pytest.fixture(scope="module")
 def lists():
     return compile_all("--lists", "--arch", "80", "90")
 
@@ -73,6 +78,24 @@ def test_the_screen_and_the_kernels_behind_it_are_all_compiled(screen):
     coded = {"encode_samples", "encode_targets", "lower_bias"}
     behind = coded | {"rescore", "keep", "tile_minima", "part_minima", "nearest"}
     assert {code["kernel"] for code in screen} == {"tile_bounds"} | behind
+
+
+def test_l1_in_bytes_takes_one_instruction_for_four_coordinates_and_little_else(measured):
+    """256 for a thread's 16 × 4 sums of 4 words, 20 loads and a few more, in registers for two programs at least."""
+    first = [code for code in measured if code["kernel"] == "byte_bounds"]
+    assert Counter(str(code["arch"]) for code in first) == dict.fromkeys(ARCHITECTURES, 6)
+    for code in first:
+        assert code["loop"]["VABSDIFF4"] == 256, code["name"]
+        assert code["loop"]["LDG"] == 20, code["name"]
+        assert sum(code["loop"].values()) <= 290, code["name"]
+        assert not {"SHFL", "LDL", "STL", "BAR", "LDS"} & code["loop"].keys(), code["name"]
+        assert code["registers"] <= (232 if " 16x" in code["name"] else 168), code["name"]
+
+
+def test_no_kernel_of_l1_in_bytes_spills(measured):
+    coded = {"byte_bounds", "encode_bytes", "row_offsets", "lower_bias_l1"}
+    assert {code["kernel"] for code in measured} == coded | {"rescore", "keep", "tile_minima", "part_minima"}
+    assert spilled(measured) == []
 
 
 def test_nothing_is_spilled(codes):
