@@ -63,7 +63,8 @@ def sheet(results: list[dict], quantity: str, path: Path) -> None:
         for row in range(2):
             grid[2 * band + row][column].axis("off")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
+    wide = min(len(labels), 2 * columns)
+    figure.legend(handles, labels, loc="outside upper center", ncols=wide, frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

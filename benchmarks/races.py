@@ -47,7 +47,7 @@ def judge(setting: Setting, snapshot: Snapshot) -> dict[str, float]:
     """χ² and the semi-dual value of a potential, on the samples that judge all."""
     setting.ot.potential.copy_(snapshot.potential)
     torch.manual_seed(suite.FRESH_SEED + setting.seed)
-    report = setting.ot.evaluate(setting.source, max(JUDGED * setting.n, AT_LEAST))
+    report = setting.ot.evaluate(setting.source, setting.fresh or max(JUDGED * setting.n, AT_LEAST))
     return {
         "samples": snapshot.samples,
         "seconds": snapshot.seconds,

@@ -82,6 +82,7 @@ class Setting:
 
     def __init__(self, problem: Problem, files: Files | None, seed: int = 0, device: torch.device | str = "cpu"):
         self.problem, self.seed, self.device = problem, seed, torch.device(device)
+        self.fresh: int | None = None  # samples that judge a potential, where they are not by the number of targets
         self.y, self.source = problem.targets(files).to(device), moved(problem.source(files), self.device)
         self.ot = SemiDiscreteOT(self.y, cost=problem.cost, weights=problem.weights())
         self.weights, self.n = self.ot.weights, len(self.y)

@@ -18,11 +18,11 @@ import races  # noqa: E402
 import solver_tables  # noqa: E402
 import solvers  # noqa: E402
 from race_figures import draw  # noqa: E402
-from solvers import OURS, RIVALS, crossing  # noqa: E402
+from solvers import LARGE, OURS, RIVALS, crossing  # noqa: E402
 from suite_problems import row  # noqa: E402
 from target_sets import Files  # noqa: E402
 
-NAMES = [rival.name for rival in RIVALS]
+NAMES = [rival.name for rival in RIVALS + LARGE]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_rival_climbs_on_an_easy_problem(name, files):
     if name == "OTT-JAX":
         pytest.importorskip("ott")
     setting = solvers.Setting(replace(row("digits", 40, "noise", "sqeuclidean"), n=40), files)
-    rival = next(rival for rival in RIVALS if rival.name == name)
+    rival = next(rival for rival in RIVALS + LARGE if rival.name == name)
     rate = rival.rates(setting)[1] if rival.rates else None
     run = rival.run(setting, 1.0) if rate is None else rival.run(setting, 1.0, rate)
     curve = races.follow(setting, run, until=1.0)
@@ -116,3 +116,15 @@ def test_rows_above_the_goal_are_bold_and_failures_are_counted():
     assert "| 0.0600 ± 0.0100 |" in table
     assert "**0.2000 ± 0.0100**" in table
     assert "RuntimeError: broke" in table
+
+
+def test_sources_follow_their_targets_and_time_is_the_walls_on_a_gpu():
+    pushed = solvers.Pushforward(torch.nn.Linear(2, 3), solvers.Gaussian(2))
+    there = solvers.moved(pushed, torch.device("meta"))
+    assert {there.generator.weight.device.type, there.latent.device.type} == {"meta"}
+    assert solvers.moved(7, torch.device("meta")) == 7
+    clock = solvers.Clock(torch.device("cpu"))
+    clock.seconds, clock.processor = 2.0, 3.0
+    assert clock.spent == 3.0
+    clock.device = torch.device("cuda")
+    assert clock.snapshot(1, torch.zeros(1)).spent == 2.0
