@@ -48,33 +48,34 @@ NEIGHBOURS: dict[str, dict[str, tuple[Launch, ...]]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """A reduction by a backend, and the table that its launches come from; of a soft marginal, its second pass's."""
+    """A kernel, the table that its launches come from, and the reduction by a backend that calls it."""
 
     table: str
+    kernel: str
     backend: str
     reduction: str
     cost: str
 
     def __str__(self) -> str:
-        return f"{self.table}, {self.cost}, {self.backend} {self.reduction}"
+        return f"{self.kernel}, {self.cost}, {self.reduction}"
 
 
-# What runs most of a solve first: lists by the screen, then l1, then sums.
+# What runs most of a solve first: lists by the screens, then l1, then sums.
 SWEEPS = (
-    Sweep("SCREEN_LAUNCHES", "triton_screen", "topk", "sqeuclidean"),
-    Sweep("SCREEN_LAUNCHES", "triton_screen", "argmin", "sqeuclidean"),
-    Sweep("SCREEN_LAUNCHES", "triton_screen", "topk", "l1"),
-    Sweep("SCREEN_LAUNCHES", "triton_screen", "argmin", "l1"),
-    Sweep("LAUNCHES", "triton", "argmin", "l1"),
-    Sweep("COLUMN_LAUNCHES", "triton", "soft_marginal", "sqeuclidean"),
-    Sweep("COLUMN_LAUNCHES", "triton", "soft_marginal", "l1"),
-    Sweep("LAUNCHES", "triton", "softmin", "sqeuclidean"),
-    Sweep("LAUNCHES", "triton", "softmin", "l1"),
-    Sweep("LAUNCHES", "triton", "argmin", "sqeuclidean"),
-    Sweep("LAUNCHES", "triton", "topk", "l1"),
-    Sweep("LAUNCHES", "triton", "topk", "sqeuclidean"),
+    Sweep("SCREEN_LAUNCHES", "tile_bounds", "triton_screen", "topk", "sqeuclidean"),
+    Sweep("SCREEN_LAUNCHES", "tile_bounds", "triton_screen", "argmin", "sqeuclidean"),
+    Sweep("SCREEN_LAUNCHES", "byte_bounds", "triton_screen", "topk", "l1"),
+    Sweep("SCREEN_LAUNCHES", "byte_bounds", "triton_screen", "argmin", "l1"),
+    Sweep("LAUNCHES", "tile_minima", "triton", "argmin", "l1"),
+    Sweep("COLUMN_LAUNCHES", "column_sums", "triton", "soft_marginal", "sqeuclidean"),
+    Sweep("COLUMN_LAUNCHES", "column_sums", "triton", "soft_marginal", "l1"),
+    Sweep("LAUNCHES", "row_sums", "triton", "softmin", "sqeuclidean"),
+    Sweep("LAUNCHES", "row_sums", "triton", "softmin", "l1"),
+    Sweep("LAUNCHES", "tile_minima", "triton", "argmin", "sqeuclidean"),
+    Sweep("LAUNCHES", "part_minima", "triton", "topk", "l1"),
+    Sweep("LAUNCHES", "part_minima", "triton", "topk", "sqeuclidean"),
 )
-SMALL_SWEEPS = (SWEEPS[1], SWEEPS[4], SWEEPS[5])
+SMALL_SWEEPS = (SWEEPS[1], SWEEPS[3], SWEEPS[4], SWEEPS[5])
 BATCHES, TARGETS, DIMENSION, LOW = (256, 1024, 4096, 64, 16), 60_000, 784, 16
 MANY, MANY_BATCHES = 1_000_000, (256, 4096)
 SMALL_SHAPES, SMALL_CANDIDATES = ((7, 150, 17),), 2

@@ -1,7 +1,8 @@
 """Launches beside the one that the library's table chooses: compiled, checked, then timed in turn.
 
-The table is replaced while a candidate runs, so that what is timed is what a user would get. Chosen targets are held to
-float64 by their regret, and every result to the table's own: argmin and lists bit for bit, sums by rounding.
+The table is replaced while a candidate runs, and the whole reduction is checked: chosen targets against float64 by
+their regret, every result against the table's own, argmin and lists bit for bit, sums by rounding. What is timed is the
+kernel alone that the table is for, by the launch that was recorded.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from fastsdot.kernels import (
     triton_argmin,
     triton_launch as library,
     triton_screen_inner,
+    triton_screen_l1,
     triton_soft,
     triton_topk,
 )
@@ -34,13 +36,14 @@ from .session import CRASHES, Session, reason
 SECONDS = 0.5  # of timing for a problem; a small one is timed once
 SLOW = 2.0  # times the table's choice: so much slower in one call, a candidate is not timed again
 THREADS = 12  # that compile at once
-KERNELS: list[tuple[ModuleType, str]] = [
-    (triton_argmin, "tile_minima"),
-    (triton_topk, "part_minima"),
-    (triton_soft, "row_sums"),
-    (triton_soft, "column_sums"),
-    (triton_screen_inner, "tile_bounds"),
-]
+KERNELS: dict[str, ModuleType] = {
+    "tile_minima": triton_argmin,
+    "part_minima": triton_topk,
+    "row_sums": triton_soft,
+    "column_sums": triton_soft,
+    "tile_bounds": triton_screen_inner,
+    "byte_bounds": triton_screen_l1,
+}
 
 
 def literal(launch: Launch) -> str:
@@ -99,20 +102,21 @@ class Contest:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(attempt, launches))
 
-    def absence(self, launch: Launch) -> str | None:
-        """Why a candidate is not timed: it does not compile, does not fit, spills, or is wrong."""
+    def attempt(self, launch: Launch) -> Callable[[], object] | str:
+        """The kernel's own launch, or why it is not timed: it does not compile, does not fit, spills, or is wrong."""
         try:
-            with recorded(*KERNELS) as launched:
+            with recorded((KERNELS[self.sweep.kernel], self.sweep.kernel)) as launched:
                 result = self.by(launch)()
-            if spilled := {each.kernel.__name__: each.spills for each in launched if each.spills}:
-                return f"spills: {', '.join(f'{name} {count} registers' for name, count in spilled.items())}"
+            if launched[0].spills:
+                return f"spills {launched[0].spills} registers"
             if self.session.cuda:
                 torch.cuda.synchronize()
         except CRASHES as error:
             return reason(error)[:160]
         if wrong := self.wrong(result):
             self.session.failures.append(f"variants: {self.sweep}, {self.problem}: {literal(launch)}: {wrong}")
-        return wrong
+            return wrong
+        return launched[0].again()
 
     def wrong(self, result: tuple[Tensor, ...]) -> str | None:
         if not same(self.sweep.reduction, self.expected, result):
@@ -123,13 +127,13 @@ class Contest:
 
     def results(self, launches: list[Launch]) -> dict[str, dict]:
         """{launch: seconds and ratio to the table's choice, or the reason why there are none}."""
-        absent = {launch: self.absence(launch) for launch in launches}
-        runs = {literal(launch): self.by(launch) for launch in launches if absent[launch] is None}
+        attempts = {literal(launch): self.attempt(launch) for launch in launches}
+        runs = {name: run for name, run in attempts.items() if not isinstance(run, str)}
         once = {name: self.session.clock(run) for name, run in runs.items()}
         table = literal(self.chosen)
         slowest = 0.0 if self.session.small else SLOW * once.get(table, torch.inf)
         seconds = once | self.session.medians({name: runs[name] for name in runs if once[name] <= slowest}, SECONDS)
-        found = {literal(launch): {"absent": why} for launch, why in absent.items() if why is not None}
+        found = {name: {"absent": why} for name, why in attempts.items() if isinstance(why, str)}
         base = seconds.get(table)
         return found | {name: {"seconds": s} | ({"ratio": s / base} if base else {}) for name, s in seconds.items()}
 

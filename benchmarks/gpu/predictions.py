@@ -16,8 +16,9 @@ from types import ModuleType
 from problems import Problem
 
 from fastsdot.costs import make_cost
-from fastsdot.kernels import BACKENDS, prepare, triton_argmin, triton_screen_inner, triton_soft
+from fastsdot.kernels import BACKENDS, prepare, triton_argmin, triton_screen_inner, triton_screen_l1, triton_soft
 from fastsdot.kernels.triton_launch import Launch, capability
+from fastsdot.kernels.triton_screen_l1 import WORDS
 
 from .invariance import caller
 from .recorded import Launched, recorded
@@ -43,6 +44,7 @@ class Kernel:
 
 KERNELS = (
     Kernel(triton_screen_inner, "tile_bounds", "sqeuclidean", "triton_screen", "argmin", 1, "fp16", 2),
+    Kernel(triton_screen_l1, "byte_bounds", "l1", "triton_screen", "argmin", 0, "fp16", 1),
     Kernel(triton_argmin, "tile_minima", "l1", "triton", "argmin", 0, "fp16", 4),
     Kernel(triton_argmin, "tile_minima", "sqeuclidean", "triton", "argmin", 3, "tf32", 4),
     Kernel(triton_soft, "row_sums", "sqeuclidean", "triton", "softmin", 3, "tf32", 4),
@@ -70,17 +72,17 @@ def instructions(session: Session, kernel: Kernel, launched: Launched) -> float 
     import aot
 
     named = launched.named
-    launch = Launch(*(named[key] for key in ("BM", "BN", "BK", "num_warps", "num_stages")))
+    launch = Launch(*(named.get(key, WORDS) for key in ("BM", "BN", "BK", "num_warps", "num_stages")))
     form = "l1" if kernel.cost == "l1" else "inner"
     case = aot.Case(kernel.name, form, capability(session.device), launch)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(launched.compiled.asm["cubin"])
         try:
-            code, branches = aot.instructions(aot.tool("nvdisasm", "-c", str(cubin)))
-        except (OSError, subprocess.CalledProcessError) as error:
+            code = aot.instructions(aot.tool("nvdisasm", "-c", str(cubin)))
+            return aot.predict(case, *aot.main_loop(*code))[0]
+        except (*CRASHES, OSError, subprocess.CalledProcessError) as error:
             return reason(error)
-    return aot.predict(case, *aot.main_loop(code, branches))[0]
 
 
 def floors(
