@@ -49,7 +49,7 @@ def pairs(x, y, bias, margin=True):
     layout = screen.prepare(y.repeat_interleave(4, 0).to(DEVICE), L1)
     bounds = l1.bounds_of(x.to(DEVICE), layout, bias.repeat_interleave(4).to(DEVICE), L1, TILES, margin, 4)
     _, row_sums = l1.encode(x.to(DEVICE), *layout[3:], 16, 16 * -(-len(x) // 16), 4)
-    taken = row_sums[1:, : len(x)].sum(0)[:, None] + layout[2][1:, : 4 * len(y) : 4].sum(0)
+    taken = row_sums[1:, : len(x)].sum(0)[:, None] + layout[2][2, : 4 * len(y) : 4]
     return bounds.lower[:, : len(y)].cpu().double(), reference(x, y, bias, L1), 2 * taken.cpu(), bounds.row
 
 
@@ -64,8 +64,9 @@ def images(b, n, d):
 
 def cases(b=17, n=60, d=37):
     x, y, bias = problem(b, n, d)
-    far = y.clone()
-    far[::20] *= 1e3
+    far, from_far = y.clone(), x.clone()
+    far[::30] *= 1e3
+    from_far[::4] *= 1e3
     tail = y.exp() ** 4
     return {
         "plain": (x, y, bias),
@@ -75,7 +76,7 @@ def cases(b=17, n=60, d=37):
         "tiny": (1e-4 * x, 1e-4 * y, 1e-4 * bias),
         "minute": (1e-35 * x, 1e-35 * y, 0 * bias),
         "huge": (1e30 * x, 1e30 * y, 1e30 * bias),
-        "outliers": (x, far, bias),
+        "outliers": (from_far, far, bias),
         "heavy tails": (x.exp() ** 4 * x.sign(), tail, bias),
         "large bias": (x, y, 1e6 * bias),
         "levelled": (x, y, -reference(x, y, 0 * bias, L1).mean(0).float()),
