@@ -65,7 +65,12 @@ class Session:
         return start.elapsed_time(stop) / 1e3
 
     def medians(self, runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-        """Median seconds of a call of each, interleaved, 3 to 25 rounds in about that many seconds; all are warm."""
+        """Median seconds of a call of each, interleaved, 3 to 25 rounds in about that many seconds; all are warm.
+
+        Without a GPU, where times mean nothing, of one call.
+        """
+        if not self.cuda:
+            return {name: self.clock(run) for name, run in runs.items()}
         calls = {name: ceil(CALL_SECONDS / max(self.clock(run), 1e-6)) for name, run in runs.items()}
         repeated = {name: repeat(run, calls[name]) for name, run in runs.items()}
         once = sum(interleave(repeated, 1, self.clock).values())

@@ -73,12 +73,14 @@ HEADERS = {
         "measured / floor",
     ),
     "bounds": ("the screen's first pass", "who", "ms", "× the library", ""),
+    "specialised": ("the screen's first pass", "who", "ms", "× the library", ""),
     "gluon": ("l1's first pass", "who", "ms", "× the library", ""),
     "launches": ("launches", "the table's", "ms", "best", "× the table's"),
 }
 ROWS = {
     "predictions": predictions,
     "bounds": contests,
+    "specialised": contests,
     "gluon": contests,
     "launches": lambda found: launch_choice.winners(found.get("rows", [])),
 }
