@@ -136,6 +136,7 @@ def survey(ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int) -> 
     found = Survey(ot.atoms, ot.potential, soft=ot.epsilon > 0)
     while (left := samples - found.marginal.samples) >= (batch if ot.epsilon else 1):
         found.add(*ot._marginal(sampler(min(batch, left)), ot.potential, ot.epsilon))
+    sampler.check()
     return found
 
 
@@ -177,6 +178,7 @@ def solve(
     budget = max_samples - max(2, min(2 * rule.samples(n), max_samples // 5))  # the rest is for the last verdict
     batch, sampler = batch_size or default_batch(ot), Sampler(ot, source, generator)
     pilot = sampler(max(2, min(PILOT, max(256, n // 4), budget // 4)))
+    sampler.check()
     state, cold = begin(ot, pilot)
     ot.ascent = state
     settle(ot, state.potential)

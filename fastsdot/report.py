@@ -49,7 +49,7 @@ class HitMarginal:
         self.samples = 0
 
     def add(self, index: Tensor) -> None:
-        self.count += torch.bincount(index, minlength=self.count.numel())
+        self.count.index_add_(0, index, self.count.new_ones(()).expand_as(index))  # a bincount waits for a GPU
         self.samples += index.numel()
 
     @property
@@ -228,28 +228,37 @@ class Survey:
         self.weights, self.potential = weights, potential
         self.marginal = SoftMarginal(weights) if soft else HitMarginal(weights)
         self.sizes: list[int] = []
-        self.phi: list[float] = []
-        self.paid: list[float] = []  # Σ_j m_j ψ_j of each batch
+        self.phi: list[Tensor] = []
+        self.paid: list[Tensor] = []  # Σ_j m_j ψ_j of each batch
 
     def add(self, phi: Tensor, chosen: Tensor) -> None:
         """phi [B] and either the chosen indices [B] or the batch's soft masses [N]."""
-        psi = self.potential.double()
         self.sizes.append(phi.numel())
-        self.phi.append(float(phi.double().mean()))
+        self.phi.append(phi.mean(dtype=torch.float64))
         if isinstance(self.marginal, HitMarginal):
-            self.paid.append(float(psi[chosen].mean()))
+            self.paid.append(self.potential[chosen].mean(dtype=torch.float64))
             self.marginal.add(chosen)
         else:
             mass = chosen.double()
-            self.paid.append(float((mass * psi).sum()))
+            self.paid.append((mass * self.potential).sum())
             self.marginal.add(mass, phi.numel())
+
+    @property
+    def owed(self) -> float:
+        """Σ_j b_j ψ_j."""
+        return float((self.weights.double() * self.potential).sum())
+
+    def last(self) -> float:
+        """The last batch's estimate of the semi-dual."""
+        return float(self.phi[-1]) + self.owed
 
     def report(self) -> Report:
         b = self.weights.double()
-        owed = float((b * self.potential.double()).sum())
-        chi2, phi = self.marginal.chi2(), mean_of(self.phi, self.sizes)
-        primal = mean_of([p + q for p, q in zip(self.phi, self.paid, strict=True)], self.sizes)
-        gap = mean_of([q - owed for q in self.paid], self.sizes)
+        owed, chi2 = self.owed, self.marginal.chi2()
+        values, paid = (torch.stack(found).tolist() if found else [] for found in (self.phi, self.paid))
+        phi = mean_of(values, self.sizes)
+        primal = mean_of([p + q for p, q in zip(values, paid, strict=True)], self.sizes)
+        gap = mean_of([q - owed for q in paid], self.sizes)
         mass, m = self.marginal.mass, self.marginal.samples
         positive = b > 0
         ratio = torch.where(positive, mass / b, 0.0)

@@ -135,8 +135,8 @@ def as_source(
     )
 
 
-def draw(source: Source, n: int, shape: torch.Size, device: torch.device) -> Tensor:
-    """A checked batch, flattened to [n, D] float32.
+def draw(source: Source, n: int, shape: torch.Size, device: torch.device, finite: bool = True) -> Tensor:
+    """A checked batch, flattened to [n, D] float32; whether it is `finite` may be left to the caller.
 
     Raises `SourceError` when the batch is not a finite tensor of shape [n, *shape] on `device`.
     """
@@ -151,5 +151,6 @@ def draw(source: Source, n: int, shape: torch.Size, device: torch.device) -> Ten
         raise SourceError("source", f"device {device}", f"device {x.device}", "sample there, or move the targets")
     if not x.is_floating_point():
         raise SourceError("source", "a floating point dtype", str(x.dtype), "return x.float()")
-    require_finite("source", x, SourceError)
+    if finite:
+        require_finite("source", x, SourceError)
     return x.detach().reshape(n, shape.numel()).float()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastsdot import kernels
 from fastsdot.candidates import Candidates, listed
+from fastsdot.errors import SourceError
 from fastsdot.quasirandom import evenly
 from fastsdot.report import Report, Survey
 from fastsdot.sources import EveryRank, SourceLike, as_source, draw, over_ranks
@@ -52,8 +53,8 @@ class Ascent:
 
 
 class Sampler:
-    """Checked batches from a source, and how many samples were drawn; of several ranks the first draws for all, or each
-    its share of an `EveryRank`."""
+    """Batches from a source, and how many samples were drawn; of several ranks the first draws for all, or each its
+    share of an `EveryRank`. What is made of them counts once `check` was called."""
 
     def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
         source = over_ranks(source, ot.ranks)
@@ -61,17 +62,28 @@ class Sampler:
         self.even = evenly(source, ot.device, generator)
         self.shape, self.device, self.samples = ot.shape, ot.device, 0
         self.ranks = None if isinstance(source, EveryRank) else ot.ranks
+        self.later = ot.device.type != "cpu" and ot.ranks is None  # the host waits for no single batch to be looked at
+        self.finite = torch.ones((), dtype=torch.bool, device=ot.device)
 
     def __call__(self, n: int, even: bool = False) -> Tensor:
         """`even` for a fit alone: quasi-random where that is known for the source."""
         source = self.even if even and self.even else self.source
 
         def make() -> Tensor:
-            return draw(source, n, self.shape, self.device)
+            return draw(source, n, self.shape, self.device, finite=not self.later)
 
         x = make() if self.ranks is None else self.ranks.first(make, (n, self.shape.numel()), self.device)
         self.samples += n
+        if self.later:
+            self.finite &= torch.isfinite(x).all()
         return x
+
+    def check(self) -> None:
+        """Raise `SourceError` for batches that were NaN or infinite and not looked at when they were drawn."""
+        if not bool(self.finite):
+            raise SourceError(
+                "source", "finite values", f"NaN or infinite ones in {self.samples:,} samples", "remove or replace them"
+            )
 
 
 class Stage:
@@ -109,8 +121,8 @@ class Stage:
             self.x.append(embedded)
         return self.lists[-1]
 
-    def add(self, x: Tensor) -> float:
-        """Take a batch, and let it judge the potential as well; returns its estimate of the semi-dual."""
+    def add(self, x: Tensor) -> None:
+        """Take a batch, and let it judge the potential as well."""
         ot, (value, index) = self.ot, self.take(x)
         if ot.epsilon:
             phi, chosen = ot._marginal(x, ot.potential, ot.epsilon)
@@ -119,7 +131,6 @@ class Stage:
             phi = low + ot.cost.row(x, ot._embedding)
             chosen = index.gather(1, place[:, None]).squeeze(1).long()
         self.found.add(phi, chosen)
-        return float(phi.double().mean() + (ot.atoms * ot.potential).sum(dtype=torch.float64))
 
     def extend(self, sampler: Sampler, samples: int, batch: int) -> "Stage":
         """Samples that are for a fit alone."""
@@ -127,6 +138,7 @@ class Stage:
         while samples > 0:
             self.take(sampler(min(batch, samples), even=True))
             samples -= batch
+        sampler.check()
         return self
 
     def list_again(self) -> bool:
@@ -190,16 +202,18 @@ def collect(
         batch = equally(samples, batch)
     least = batch if stage.ot.epsilon else 1
     while samples >= least and not expired:
-        w = stage.add(sampler(min(batch, samples)))
+        stage.add(sampler(min(batch, samples)))
         samples -= batch
         if show:
-            show(w)
+            show(stage.found.last())
         expired = late()
         # Asking at doubling sizes only: a rule that is asked again and again holds by chance at last.
         if stage.samples >= (2 * stage.asked or rule.samples(n)) or ((last and samples < least) or expired):
+            sampler.check()
             stage.asked, verdict = stage.samples, rule.verdict(stage.found)
             if verdict or (last and verdict is False):
                 break
+    sampler.check()
     return verdict, expired
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import gemm, merge, smallest, streaming
 from .blocks import Blocks, Chosen, Soft, centred_moments
 from .form import find
-from .prepared import Prepared
+from .prepared import Prepared, prepare
 from .select import BACKENDS
 
 if TYPE_CHECKING:
@@ -307,10 +307,25 @@ def margins(x: Tensor, targets: Targets, bias: Tensor, value: Tensor, wins: int)
     """
     if not isinstance(targets, Prepared | Blocks):
         return targets.margins(x, bias, value, wins)
+    if BACKENDS[targets.plan.get("topk", "naive")].requires == "triton":
+        return swapped_margins(x, targets, bias, value, wins)
     least = bias.new_full((wins, bias.numel()), torch.inf)
     for start, _, score in scores(x, targets, bias):
         smallest.fold_columns(least, start, score, value)
     return least[-1], least.mean(0)
+
+
+def swapped_margins(
+    x: Tensor, targets: Prepared | Blocks, bias: Tensor, value: Tensor, wins: int
+) -> tuple[Tensor, Tensor]:
+    """`margins` by the kernels of top-k: the form of a pair is symmetric, so samples are the targets of each target."""
+    samples = prepare(x, targets.form, targets.plan["topk"])
+    parts = [(0, bias.numel(), targets.y)] if isinstance(targets, Prepared) else targets.source.stream()
+    least = bias.new_full((bias.numel(), wins), torch.inf)
+    for start, stop, y in parts:
+        found, _ = topk(y, samples, -value, min(wins, len(x)))
+        least[start:stop, : found.shape[1]] = found + bias[start:stop, None]
+    return least[:, -1], least.mean(1)
 
 
 def chosen(targets: Targets, index: Tensor) -> Tensor:

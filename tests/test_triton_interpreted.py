@@ -16,21 +16,15 @@ from fastsdot.kernels import Form, refusal
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-FILES = (
-    "triton_reductions.py",
-    "triton_screening.py",
-    "triton_measuring.py",
-    "triton_keeping.py",
-    "triton_listing.py",
-)
+FILES = ("reductions", "screening", "measuring", "keeping", "scoring", "listing")
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_reductions_agree_with_float64(file):
+@pytest.mark.parametrize("name", FILES)
+def test_reductions_agree_with_float64(name):
     environment = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
     # The interpreter computes in NumPy, which warns of exp2(-inf) and its like; the device has no such warnings.
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
-    command = [sys.executable, "-m", "pytest", *options, str(HERE / file)]
+    command = [sys.executable, "-m", "pytest", *options, str(HERE / f"triton_{name}.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
     assert done.returncode == 0, done.stdout + done.stderr
 
