@@ -21,7 +21,7 @@ from .session import CRASHES, Session, reason
 
 Step = Callable[[Session, dict], Iterator[tuple[str, object]]]  # of the ceilings, to names and what was found
 BENCHMARKS = Path(__file__).parents[1]
-GRACE = 90  # seconds after its time, which it looks at between entries: then it waits for ever, and is ended
+GRACE = 45  # seconds after its time, which it looks at between entries: then it waits for ever, and is ended
 
 
 def entries(step: Step, session: Session, ceilings: dict, keep: Callable[[dict], None]) -> dict:

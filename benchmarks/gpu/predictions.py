@@ -1,9 +1,10 @@
 """Each kernel alone at the centre shapes: its floor, predicted from ceilings measured in the same run, and its time.
 
-    floor = max(B·N·D · instructions a coordinate / lanes,  products / rate,  bytes of targets / bandwidth)
+    floor = max(B·N·D · instructions a coordinate / lanes,  products / rate,  bytes of targets / bandwidth,
+                B·N·D · bytes a coordinate · (1 / rows + 1 / columns of a tile) / bandwidth of the second-level cache)
 
-as docs/gpu-kernels.md has it, with the instructions read from the code that ran (`tests/aot.py`), the loop of additions
-for the lanes, and large products and a copy for the rest.
+as docs/gpu-kernels.md has it, and what tiles read. Instructions are those of the code that ran (`tests/aot.py`); the
+loop of additions stands for the lanes, large products and a copy for the rates; the cache's is measured here.
 """
 
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from problems import Problem
 
 from fastsdot.costs import make_cost
@@ -20,12 +22,14 @@ from fastsdot.kernels import BACKENDS, prepare, triton_argmin, triton_screen_inn
 from fastsdot.kernels.triton_launch import Launch, capability
 from fastsdot.kernels.triton_screen_l1 import WORDS
 
+from . import l2_kernel
 from .invariance import caller
 from .recorded import Launched, recorded
 from .session import CRASHES, Session, reason
 
 SHAPES, SMALL_SHAPES = ((256, 60_000, 784), (4096, 60_000, 784)), ((7, 150, 17),)
-SECONDS, SMALL_SECONDS = 0.5, 0.01
+SECONDS = 0.5
+CACHED, PROGRAMS, ROUNDS = 2**23, 8, 128  # bytes that are read, programs a multiprocessor, rounds of each
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,19 @@ KERNELS = (
     Kernel(triton_soft, "row_sums", "l1", "triton", "softmin", 0, "fp16", 4),
     Kernel(triton_soft, "column_sums", "l1", "triton", "soft_marginal", 0, "fp16", 4),
 )
+
+
+def cached_rate(session: Session) -> float:
+    """Bytes a second of values that all programs read again and again."""
+    programs, rounds = 2, 1
+    if session.cuda:
+        programs, rounds = PROGRAMS * torch.cuda.get_device_properties(session.device).multi_processor_count, ROUNDS
+    value = torch.ones(CACHED // (4 * l2_kernel.BLOCK), l2_kernel.BLOCK, device=session.device)
+    total = l2_kernel.launch(value, programs, rounds)
+    if not (total == rounds * l2_kernel.UNROLL).all():
+        session.failures.append("variants: the loop of reads added up wrongly")
+    seconds = session.medians({"reads": lambda: l2_kernel.launch(value, programs, rounds)}, SECONDS)["reads"]
+    return 4 * total.numel() * rounds * l2_kernel.UNROLL / seconds
 
 
 def first_launch(session: Session, kernel: Kernel, shape: tuple[int, int, int]) -> Launched:
@@ -86,14 +103,15 @@ def instructions(session: Session, kernel: Kernel, launched: Launched) -> float 
 
 
 def floors(
-    kernel: Kernel, shape: tuple[int, int, int], rows: int, each: float | str, ceilings: dict
+    kernel: Kernel, shape: tuple[int, int, int], tile: tuple[int, int], each: float | str, ceilings: dict
 ) -> dict[str, float]:
-    """Seconds of each limit that is known; products are those of whole tiles of so many rows."""
-    b, n, d = shape
+    """Seconds of each limit that is known; products are those of whole tiles of rows × columns."""
+    (b, n, d), (rows, columns) = shape, tile
     counts = {
         "instructions": (b * n * d * each if isinstance(each, float) else 0.0, "fadd"),
         "products": (2.0 * kernel.products * -(-b // rows) * rows * n * d, kernel.rate),
         "bytes": (float(kernel.stored * n * d), "copy"),
+        "tiles' bytes": (kernel.stored * b * n * d * (1 / rows + 1 / columns), "cache"),
     }
     known = {name: (count, ceilings.get(rate)) for name, (count, rate) in counts.items() if count}
     return {name: count / rate for name, (count, rate) in known.items() if isinstance(rate, float)}
@@ -102,8 +120,8 @@ def floors(
 def prediction(session: Session, kernel: Kernel, shape: tuple[int, int, int], ceilings: dict) -> dict:
     launched = first_launch(session, kernel, shape)
     each = instructions(session, kernel, launched)
-    limits = floors(kernel, shape, launched.named["BM"], each, ceilings)
-    seconds = session.medians({"kernel": launched.again()}, SMALL_SECONDS if session.small else SECONDS)["kernel"]
+    limits = floors(kernel, shape, (launched.named["BM"], launched.named["BN"]), each, ceilings)
+    seconds = session.medians({"kernel": launched.again()}, SECONDS)["kernel"]
     found = {"instructions a coordinate": each, "limits": limits, "seconds": seconds}
     if limits:
         binding = max(limits, key=limits.get)
@@ -112,7 +130,10 @@ def prediction(session: Session, kernel: Kernel, shape: tuple[int, int, int], ce
 
 
 def run(session: Session, ceilings: dict) -> Iterator[tuple[str, object]]:
-    """{kernel and problem: floor, limit, measured seconds and their ratio}, or the reason why there are none."""
+    """The cache's rate; {kernel and problem: floor, limit, measured seconds and their ratio}, or why there are none."""
+    rate = cached_rate(session)
+    ceilings = ceilings | {"cache": rate}
+    yield "bytes/s of the cache", rate
     for shape in SMALL_SHAPES if session.small else SHAPES:
         for kernel in KERNELS:
             name = "{}, {}, B={}, N={}, D={}".format(kernel.name, kernel.cost, *shape)

@@ -10,6 +10,8 @@ def seconds(value: float) -> str:
 def predictions(found: dict) -> list[tuple]:
     """Kernel, instructions a coordinate, its limit, predicted and measured milliseconds, their ratio."""
     lines = []
+    if "bytes/s of the cache" in found:
+        lines.append(("reads of the cache", "–", f"{found['bytes/s of the cache']:.3g} bytes/s", "–", "–", "–"))
     for name, result in found.items():
         if isinstance(result, dict) and "seconds" in result:
             each = result["instructions a coordinate"]
