@@ -69,6 +69,9 @@ def test_lists_and_the_steps_of_a_solve_are_measured(tmp_path):
         assert [name for name, values in found[part].items() if "absent" in values] == []
     assert found["lists"]["64 × 33 of 33"]["mass"] < 1e-5
     assert all(found["solver"][f"step, {cost}"]["kernel"] > 0 for cost in ("sqeuclidean", "l1"))
+    solves = [values for name, values in found["solver"].items() if name.startswith("solve")]
+    assert len(solves) == 4
+    assert all(0 < values["seconds in lists"] < values["seconds"] for values in solves)
 
 
 def test_it_imports_the_checkout_without_an_installation(tmp_path):
@@ -125,10 +128,9 @@ def test_whole_solves_are_measured_and_joined_with_what_is_there(tmp_path):
     assert large["n"] > 4 * large["block"]
     assert large["batches"]["B=32"]["topk"] > 0
     assert large["partial"]["samples"] > large["n"]
-    solved, minutes = large["smaller"][-1], large["extrapolated"]["minutes, as in the partial solve"]
-    assert minutes == pytest.approx(
-        solved["samples a target"] * large["n"] / large["partial"]["samples/s"] / 60, rel=0.2
-    )
+    samples = max(entry["samples a target"] for entry in large["smaller"] if entry["converged"]) * large["n"]
+    minutes = samples / large["partial"]["samples/s"] / 60
+    assert large["extrapolated"]["minutes, as in the partial solve"] == pytest.approx(minutes)
     assert [entry["round"] for entry in cifar["history"]] == [0, 1, 2]
     assert {"race.png", "cifar-curve.png", "cifar-002.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert (tmp_path / "run/checkpoint.safetensors").is_file()

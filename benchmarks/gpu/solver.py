@@ -2,7 +2,9 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,19 +63,27 @@ def step_share(session: Session, cost: str) -> dict[str, float]:
     return found | ({"host waits a step": waits / STEPS} if session.cuda else {})
 
 
+@contextmanager
+def around(reduction: str, call: Callable) -> Iterator[None]:
+    """In the place of a reduction `call(reduction, *arguments)`."""
+    function = getattr(kernels, reduction)
+    setattr(kernels, reduction, partial(call, function))
+    try:
+        yield
+    finally:
+        setattr(kernels, reduction, function)
+
+
 def arguments_of(reduction: str, run: Callable[[], None]) -> list[tuple]:
     """What a reduction is called with while `run` runs."""
-    made, function = [], getattr(kernels, reduction)
+    made = []
 
-    def record(*arguments) -> object:
+    def record(function: Callable, *arguments) -> object:
         made.append(arguments)
         return function(*arguments)
 
-    setattr(kernels, reduction, record)
-    try:
+    with around(reduction, record):
         run()
-    finally:
-        setattr(kernels, reduction, function)
     if not made:
         raise LookupError(f"a step made no call of {reduction}")
     return made
@@ -92,6 +102,33 @@ def waiting(session: Session, steps: Callable[[], None]) -> int:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(warning.message) for warning in said)
+
+
+class Spent:
+    """The device's seconds in a reduction, told without waiting for it: by events of its stream where it has one."""
+
+    def __init__(self, session: Session):
+        self.cuda, self.marks = session.cuda, []
+
+    def mark(self) -> object:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def __call__(self, function: Callable, *arguments) -> object:
+        before = self.mark()
+        result = function(*arguments)
+        self.marks.append((before, self.mark()))
+        return result
+
+    @property
+    def seconds(self) -> float:
+        if not self.cuda:
+            return sum(after - before for before, after in self.marks)
+        torch.cuda.synchronize()
+        return sum(before.elapsed_time(after) for before, after in self.marks) / 1e3
 
 
 class Timed:
@@ -119,15 +156,17 @@ def solve(session: Session, cost: str, source: Callable[[int], Tensor]) -> dict[
     start = time.perf_counter()
     ot = SemiDiscreteOT(y, cost=cost)
     most = SMALL_SAMPLES * len(y) if session.small else None
-    timed = Timed(session, source)
+    timed, lists = Timed(session, source), Spent(session)
     try:
-        solution = ot.solve(timed, tol=TOLERANCE, max_samples=most)
+        with around("topk", lists):
+            solution = ot.solve(timed, tol=TOLERANCE, max_samples=most)
     except TimeoutError as error:
         return {"absent": str(error), "samples": timed.samples, "seconds": time.perf_counter() - start}
     found = {
         "converged": solution.converged,
         "reason": str(solution.reason),
         "seconds": time.perf_counter() - start,
+        "seconds in lists": lists.seconds,
         "chi2": solution.report.chi2,
         "chi2_error": solution.report.chi2_error,
         "samples": solution.samples,
