@@ -24,7 +24,7 @@ COLUMN_PRODUCTS = (*_BOTH, Launch(64, 64, 32, 4, 2), Launch(64, 64, 32, 4, 4), L
 DIFFERENCES = (
     Launch(8, 512, 4, 4, 2), Launch(16, 256, 4, 4, 2), Launch(16, 256, 4, 2, 2), Launch(16, 512, 4, 8, 2),
     Launch(16, 512, 4, 4, 3), Launch(32, 256, 4, 4, 2), Launch(32, 512, 4, 8, 2), Launch(32, 512, 4, 4, 2),
-    Launch(8, 512, 4, 2, 2), Launch(32, 128, 4, 2, 2),
+    Launch(32, 128, 4, 2, 2),
 )  # fmt: skip
 NEIGHBOURS: dict[str, dict[str, tuple[Launch, ...]]] = {
     "LAUNCHES": {"inner": ROW_PRODUCTS, "power": DIFFERENCES},
@@ -40,7 +40,7 @@ NEIGHBOURS: dict[str, dict[str, tuple[Launch, ...]]] = {
         ),
         "power": (
             Launch(16, 512, 4, 8, 2), Launch(16, 256, 4, 4, 2), Launch(16, 256, 4, 2, 2), Launch(32, 512, 4, 8, 2),
-            Launch(32, 128, 4, 4, 2), Launch(64, 256, 4, 8, 2), Launch(128, 128, 4, 8, 2),
+            Launch(32, 128, 4, 4, 2), Launch(64, 256, 4, 8, 2),
         ),
     },
 }  # fmt: skip
