@@ -73,7 +73,13 @@ def arguments(values: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="tiny problems; always so without a GPU")
     kernels = [name for name in PARTS if name not in LONG]
     parser.add_argument("--only", nargs="+", choices=PARTS, default=kernels, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, metavar="NAME", help=f"of {', '.join(BACKENDS)}")
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=BACKENDS,
+        metavar="NAME",
+        help=f"of {', '.join(BACKENDS)}; solves take the first",
+    )
     parser.add_argument("--time-budget", type=float, default=540.0, help="seconds; what comes later is left out")
     parser.add_argument("--no-files", action="store_true", help="write nothing, only say what failed")
     parser.add_argument("--images", type=Path, help="60 000 images of 28 × 28 for the solves, as idx(.gz) or .npy")
@@ -130,28 +136,30 @@ def main(values: Sequence[str] | None = None) -> int:
     if device.type == "cpu":  # NumPy computes for the interpreter, and warns of exp2(-inf) and its like
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton")
     out = None if chosen.no_files else folder
-    session = Session(
-        device, small, tuple(chosen.backends or every(small)), out, chosen.images, chosen.cifar, chosen.run
-    )
+    backends, named = tuple(chosen.backends or every(small)), chosen.backends[0] if chosen.backends else None
+    session = Session(device, small, backends, out, chosen.images, chosen.cifar, chosen.run, named)
     results = runs.begin(session, f"GPU suite on {environment.slug(device)}", environment.run(session))
     before = runs.read(folder / "results.json") if out else None
 
+    def so_far() -> dict:
+        return runs.joined(before, results | session.found)
+
     def write() -> None:
         if out:
-            report.write(out, runs.joined(before, results | session.found))
+            report.write(out, so_far())
 
     session.write = write
     for name in (name for name in PARTS if name in chosen.only):
         session.part, session.until = name, start + PARTS[name][1] * chosen.time_budget
         began, failed = time.perf_counter(), len(session.failures)
         results["runs"][name] = runs.of(results)
-        session.found[name] = measured(name, session, session.found)
+        session.found[name] = measured(name, session, so_far())
         results["seconds"][name] = round(time.perf_counter() - began, 1)
         print(f"{name}: {results['seconds'][name]} s, {len(session.failures) - failed} failures", flush=True)
         write()
     if out:
         results["environment"]["at the end"] = environment.clocks()
-        results["pictures"] = pictures.draw(out, runs.joined(before, results | session.found))
+        results["pictures"] = pictures.draw(out, so_far())
         results["seconds"]["all"] = round(time.perf_counter() - start, 1)
         write()
         print(f"written to {out}")

@@ -80,11 +80,18 @@ class Clock:
 class Setting:
     """A hard problem with its tensors at hand, on the device that everyone computes on."""
 
-    def __init__(self, problem: Problem, files: Files | None, seed: int = 0, device: torch.device | str = "cpu"):
-        self.problem, self.seed, self.device = problem, seed, torch.device(device)
+    def __init__(
+        self,
+        problem: Problem,
+        files: Files | None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        backend: str | None = None,
+    ):
+        self.problem, self.seed, self.device, self.backend = problem, seed, torch.device(device), backend
         self.fresh: int | None = None  # samples that judge a potential, where they are not by the number of targets
         self.y, self.source = problem.targets(files).to(device), moved(problem.source(files), self.device)
-        self.ot = SemiDiscreteOT(self.y, cost=problem.cost, weights=problem.weights())
+        self.ot = self.transport()
         self.weights, self.n = self.ot.weights, len(self.y)
         self.spread = spread_of(problem, self.y, self.source)
 
@@ -98,7 +105,8 @@ class Setting:
         return as_source(self.source, device=self.device)
 
     def transport(self) -> SemiDiscreteOT:
-        return SemiDiscreteOT(self.y, cost=self.problem.cost, weights=self.problem.weights())
+        about = {"cost": self.problem.cost, "weights": self.problem.weights(), "backend": self.backend}
+        return SemiDiscreteOT(self.y, **about)
 
     def costs(self, x: Tensor, y: Tensor) -> Tensor:
         """c(x_i, y_j) [B, N] as one writes it in torch."""

@@ -58,7 +58,7 @@ def smaller(session: Session, y: Tensor) -> dict:
 
     start = time.perf_counter()
     source = Timed(session, noise(y.shape[1], session.device))
-    ot = SemiDiscreteOT(y)
+    ot = SemiDiscreteOT(y, backend=session.named)
     most = 60 * len(y) if session.small else None
     try:
         solution = ot.solve(source, tol=TOLERANCE, max_samples=most)
@@ -74,7 +74,7 @@ def in_blocks(session: Session, y: Tensor):
     from fastsdot.semidiscrete import SemiDiscreteOT
 
     limit = int(BLOCKS * session.free()) if session.cuda else 8 * y.numel() // 2
-    return SemiDiscreteOT(y, memory=limit)
+    return SemiDiscreteOT(y, memory=limit, backend=session.named)
 
 
 def batches(session: Session, ot) -> dict[str, dict]:

@@ -62,7 +62,7 @@ def run(session: Session) -> dict:
         return {"absent": f"not installed: {error.name}"}
     y = targets(session)
     problem = FromNoise(y, f"{described(session)}, {len(y)} × {y.shape[1]}")
-    setting = solvers.Setting(problem, None, device=session.device)
+    setting = solvers.Setting(problem, None, device=session.device, backend=session.named)
     setting.fresh = SMALL_FRESH if session.small else None
     cap = SMALL_CAPS[0] if session.small else OURS * session.left
     ours = races.follow(setting, solvers.OURS.run(setting, cap), cap, races.OURS_FOR * setting.n, BOUNDS[-1])

@@ -25,9 +25,17 @@ def read(path: Path) -> dict | None:
 
 
 def joined(before: dict | None, after: dict) -> dict:
-    """The parts of both, of two the later, with the failures of those that stay; other problems make way."""
+    """The parts of both, of two the later that was measured, with the failures of those that stay.
+
+    Results of tiny problems and of others are not joined: the later stay alone.
+    """
     if before is None or before["environment"]["small"] != after["environment"]["small"]:
         return after
+    # what could not be measured replaces nothing that was
+    late = [part for part in after["runs"] if part in before["runs"] and set(after.get(part, ())) == {"absent"}]
+    after = {key: value for key, value in after.items() if key not in late}
+    for key in ("runs", "seconds"):
+        after[key] = {part: value for part, value in after[key].items() if part not in late}
     again = tuple(f"{part}:" for part in after["runs"])
     stay = [failure for failure in before["failures"] if not failure.startswith(again)]
     both = {key: before[key] | after[key] for key in ("runs", "seconds")}

@@ -33,6 +33,7 @@ class Session:
     images: Path | None = None  # 60 000 images for the solves, where they are there
     cifar: Path | None = None
     training: Path | None = None  # where CIFAR-10's training is kept
+    named: str | None = None  # the backend of solves, where it is not fastsdot's own choice
     until: float = float("inf")  # of `time.perf_counter`, for the part that is running
     part: str = ""
     failures: list[str] = field(default_factory=list)

@@ -40,7 +40,7 @@ def step_share(session: Session, cost: str) -> dict[str, float]:
     from fastsdot import fitting, ots, stages
     from fastsdot.semidiscrete import SemiDiscreteOT
 
-    ot = SemiDiscreteOT(targets(session), cost=cost)
+    ot = SemiDiscreteOT(targets(session), cost=cost, backend=session.named)
     sampler, batch = stages.Sampler(ot, ot.targets.shape[1]), ots.default_batch(ot)
     ot.ascent, _ = ots.begin(ot, sampler(batch))
 
@@ -149,12 +149,12 @@ def solve(session: Session, cost: str, source: Callable[[int], Tensor]) -> dict[
     from fastsdot.semidiscrete import SemiDiscreteOT
 
     y = targets(session)
-    SemiDiscreteOT(y, cost=cost).solve(source, tol=TOLERANCE, max_samples=len(y))
+    SemiDiscreteOT(y, cost=cost, backend=session.named).solve(source, tol=TOLERANCE, max_samples=len(y))
     if session.cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    ot = SemiDiscreteOT(y, cost=cost)
+    ot = SemiDiscreteOT(y, cost=cost, backend=session.named)
     most = SMALL_SAMPLES * len(y) if session.small else None
     timed, lists = Timed(session, source), Spent(session)
     try:
