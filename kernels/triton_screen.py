@@ -24,9 +24,9 @@ from .triton_rescore import rescore
 MODULES = {"inner": triton_screen_inner, "power": triton_screen_l1}  # what bounds the scores of a form, by kind
 BOUNDS = 2**27  # kept at once; more rows are taken in slices
 FINE = 32  # targets of a part; for the k smallest `triton_topk.FINE`
-# A row's share of a plain pass takes 6·N·D / 495e12 s, exact scores of 32 targets 4·32·D / 3.35e12 s (an H100's
-# peaks): as much as those of N / 32 / 100 such parts.
-WORTH, FEWEST = 100, 16
+# A row's share of a plain pass takes 6·N·D / 495e12 s for inner products and 2.4·N·D / 33.5e12 s for l1, exact scores of
+# 32 targets 4·32·D / 3.35e12 s (an H100's peaks): as much as those of N / 32 / 100 and of N / 32 / 16 such parts.
+WORTH, FEWEST = {"inner": 100, "power": 16}, 16
 PER_TARGET = 4  # parts for each of the k smallest, besides
 
 
@@ -59,9 +59,9 @@ class Candidates(NamedTuple):
     listed: Tensor  # [1 + B] int32: how many rows that is, and which, in any order
 
 
-def most_tiles(n: int, fine: int) -> int:
+def most_tiles(form: Form, n: int, fine: int) -> int:
     """Parts of a row that are scored exactly; with more, a plain pass over all targets costs less."""
-    return max(FEWEST, n // fine // WORTH)
+    return max(FEWEST, n // fine // WORTH[form.kind])
 
 
 def counters(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ def certify(
     The plain kernels decide those rows: their score is the best within float32 rounding, as without the screen.
     """
     y, bias = layout[0], bias.contiguous()
-    most, parts = most_tiles(y.shape[0], FINE), []
+    most, parts = most_tiles(form, y.shape[0], FINE), []
     for part in slices(x, y.shape[0], FINE):
         found = screen(part, layout, bias, form, launch, most)
         argmin_of_listed(part, y, bias, form, found.listed, found.value, found.index)
@@ -118,7 +118,7 @@ def certify_topk(
     opened, or one more than may be: the plain kernels decide such rows."""
     y, bias, fine = layout[0], bias.contiguous(), triton_topk.FINE
     n, parts = y.shape[0], []
-    most = PER_TARGET * k + most_tiles(n, fine)
+    most = PER_TARGET * k + most_tiles(form, n, fine)
     for part in slices(x, n, fine):
         found, (count, listed) = room(part, k), counters(part)
         if len(part):

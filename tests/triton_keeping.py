@@ -64,7 +64,7 @@ def test_rows_that_are_not_decided_are_kept_by_the_plain_kernels(monkeypatch):
     x, y, bias = problem(4, 300, 7)
     x[2] *= 1e37  # without bounds
     for most in (0, 7):
-        monkeypatch.setattr(screen, "most_tiles", lambda n, fine, most=most: most - 4 * 3)
+        monkeypatch.setattr(screen, "most_tiles", lambda *sizes, most=most: most - 4 * 3)
         value, index, opened = certify(x, y, bias, 3)
         undecided = opened > most
         assert undecided[2]

@@ -222,7 +222,7 @@ def assert_smallest(x, y, bias, k, value, index):
 def test_the_k_smallest_are_those_of_float64(most, monkeypatch):
     """Certified, and by the plain kernels where no part may be opened."""
     if most is not None:
-        monkeypatch.setattr(screen, "most_tiles", lambda n, fine: -4 * 7)
+        monkeypatch.setattr(screen, "most_tiles", lambda *sizes: -4 * 7)
     x, y, bias = images(5, 300, 9)
     layout = screen.prepare(y.to(DEVICE), L1)
     value, index, opened = screen.certify_topk(x.to(DEVICE), layout, bias.to(DEVICE), L1, 7, TILES)
