@@ -62,7 +62,7 @@ def list_sums(
         p = e / total[:, None]
         moment += tl.sum(p * t, 1)
         if LISTED:
-            tl.atomic_add(mass_ptr + target, p.to(tl.float64), mask=inside, sem="relaxed")
+            tl.atomic_add(mass_ptr + target, p.to(tl.float64), mask=inside & (p > 0), sem="relaxed")
         else:
             column = start + tl.arange(0, BN)
             tl.atomic_add(mass_ptr + column, tl.sum(p, 0).to(tl.float64), mask=column < K, sem="relaxed")
