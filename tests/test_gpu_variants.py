@@ -34,7 +34,7 @@ class Rolled(launch_sweep.Contest):
         return lambda: tuple(each.roll(1, 0) for each in call())
 
 bounds_variants.tile_bounds, launch_sweep.Contest = Wrong(), Rolled
-launch_candidates.SMALL_SWEEPS = launch_candidates.SMALL_SWEEPS[-1:]
+launch_candidates.SMALL_SWEEPS = launch_candidates.SMALL_SWEEPS[-2:]
 variants.STEPS = {name: variants.STEPS[name] for name in ("bounds", "launches")}
 second = gpu_suite.main([*options, sys.argv[3]])
 sys.exit(10 * first + second)
@@ -73,7 +73,7 @@ def test_variants_are_timed_when_they_are_right_and_failures_when_they_are_not(t
     found = json.loads((wrong / "results.json").read_text())
     failures = [failure.removeprefix("variants: ") for failure in found["failures"]]
     assert sum(failure.startswith("descriptors, ") for failure in failures) == 1
-    assert sum("it does not give the table's result" in failure for failure in failures) == len(failures) - 1 == 2
+    assert sum("it does not give the table's result" in failure for failure in failures) == len(failures) - 1 == 4
 
 
 def row(batch, ratios, table="LAUNCHES", chosen="Launch(64, 64, 32, 4, 3)"):
@@ -102,6 +102,22 @@ def test_a_tile_that_was_not_timed_where_it_would_be_taken_is_not_suggested(part
     rows = [row(64, {own: 1.0, other: 0.5}), row(256, {own: 1.0})]
     (entry,) = part("launch_choice").suggested(rows)
     assert (entry["literal"], entry["ratio"]) == (None, 1.0)
+
+
+def test_the_number_of_programs_that_measurements_suggest(part):
+    def contest(*ratios):
+        return {str(2**i): {"seconds": ratio, "ratio": ratio} for i, ratio in enumerate(ratios, 2)}
+
+    found = {
+        "B=64": contest(0.8, 1.0, 1.2),
+        "B=256": contest(1.1, 1.0, 0.5),
+        "other": {"absent": "refused"},
+        "broke": "it did not end",
+    }
+    (entry,) = part("launch_choice").programs(found)
+    assert (entry["literal"], entry["problems"]) == ("PROGRAMS = 16", 2)
+    assert entry["ratio"] == pytest.approx(0.6**0.5)
+    assert part("launch_choice").programs({"other": {"absent": "refused"}}) == []
 
 
 def test_the_floor_is_the_largest_limit_of_those_that_were_measured(part, monkeypatch):

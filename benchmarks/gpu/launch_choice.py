@@ -61,6 +61,19 @@ def suggested(rows: list[dict]) -> list[dict]:
     return found
 
 
+def programs(contests: dict) -> list[dict]:
+    """As `suggested`, for the number of programs a multiprocessor, by whole reductions."""
+    ran = [found for found in contests.values() if isinstance(found, dict) and "absent" not in found]
+    timed = [{count: result["ratio"] for count, result in found.items() if "ratio" in result} for found in ran]
+    counts = [count for count in (timed[0] if timed else ()) if all(count in found for found in timed)]
+    means = {count: exp(sum(log(found[count]) for found in timed) / len(timed)) for count in counts}
+    if not means:
+        return []
+    count = min(means, key=means.get)
+    entry = {"table": "PROGRAMS", "family": "all", "problems": len(timed), "ratio": means[count]}
+    return [entry | {"literal": f"PROGRAMS = {count}" if means[count] < 1 - GAIN else None}]
+
+
 def winners(rows: list[dict]) -> list[tuple]:
     """The fastest of each measured row: problem, the table's choice and milliseconds, the best and its ratio."""
     lines = []

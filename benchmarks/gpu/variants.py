@@ -6,7 +6,7 @@ left. Nothing here is part of the library until it wins.
 
 from functools import partial
 
-from . import alone, bounds_variants, gluon_variants, launch_choice, launch_sweep, predictions
+from . import alone, bounds_variants, gluon_variants, launch_choice, launch_sweep, predictions, split_sweep
 from .session import Session
 
 # In this order, each until its share of the part's time is used up by it and those before it.
@@ -15,7 +15,8 @@ STEPS: dict[str, tuple[alone.Step, float]] = {
     "bounds": (bounds_variants.run, 0.22),
     "specialised": (partial(bounds_variants.run, specialised=True), 0.3),
     "gluon": (gluon_variants.run, 0.36),
-    "launches": (launch_sweep.run, 1.0),
+    "launches": (launch_sweep.run, 0.92),
+    "splits": (split_sweep.run, 1.0),
 }
 
 
@@ -25,8 +26,8 @@ def run(session: Session, ceilings: dict[str, float | str]) -> dict:
     for name, (step, share) in STEPS.items():
         session.until = until - (1 - share) * whole
         found[name] = alone.outside(name, session, ceilings) if session.cuda else alone.inside(step, session, ceilings)
-        if rows := found[name].get("rows"):
-            found["suggested"] = launch_choice.suggested(rows)
+        rows, splits = found.get("launches", {}).get("rows", []), found.get("splits", {})
+        found["suggested"] = launch_choice.suggested(rows) + launch_choice.programs(splits)
         session.keep(found)
     session.until = until
     return found

@@ -77,6 +77,7 @@ HEADERS = {
     "bounds": ("the screen's first pass", "who", "ms", "× the library", ""),
     "specialised": ("the screen's first pass", "who", "ms", "× the library", ""),
     "gluon": ("l1's first pass", "who", "ms", "× the library", ""),
+    "splits": ("programs a multiprocessor", "how many", "ms", "× the library", ""),
     "launches": ("launches", "the table's", "ms", "best", "× the table's"),
 }
 ROWS = {
@@ -84,5 +85,6 @@ ROWS = {
     "bounds": contests,
     "specialised": contests,
     "gluon": contests,
+    "splits": contests,
     "launches": lambda found: launch_choice.winners(found.get("rows", [])),
 }
