@@ -24,8 +24,8 @@ from .triton_rescore import rescore
 MODULES = {"inner": triton_screen_inner, "power": triton_screen_l1}  # what bounds the scores of a form, by kind
 BOUNDS = 2**27  # kept at once; more rows are taken in slices
 FINE = 32  # targets of a part; for the k smallest `triton_topk.FINE`
-# A row's share of a plain pass takes 6·N·D / 495e12 s for inner products and 2.4·N·D / 33.5e12 s for l1, exact scores of
-# 32 targets 4·32·D / 3.35e12 s (an H100's peaks): as much as those of N / 32 / 100 and of N / 32 / 16 such parts.
+# A row's share of a plain pass takes 6·N·D / 495e12 s for inner products and 2.4·N·D / 33.5e12 s for l1, exact scores
+# of 32 targets 4·32·D / 3.35e12 s (an H100's peaks): as much as those of N / 32 / 100 and N / 32 / 16 such parts.
 WORTH, FEWEST = {"inner": 100, "power": 16}, 16
 PER_TARGET = 4  # parts for each of the k smallest, besides
 
