@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 WARM = 0.5  # χ² on the pilot, at most, of a potential that is not learnt again
 PILOT = 1024  # samples behind σ and the mean cost, at most
-ROWS = 1024  # samples a call of the kernels, by default
+ROWS, DEVICE_ROWS = 1024, 4096  # samples a call of the kernels, by default; on a GPU the launches are paid for by more
 BUDGET = 200  # samples a target, where max_samples is None
 
 
@@ -248,6 +248,8 @@ def solve(
 
 
 def default_batch(ot: "SemiDiscreteOT") -> int:
-    """`ROWS`, and more where each call reads all targets again."""
+    """`ROWS`, and more on a GPU, or where each call reads all targets again."""
     local = ot._kernel.local if isinstance(ot._kernel, kernels.Shards) else ot._kernel
-    return ROWS * (8 if isinstance(local, kernels.Blocks) else 1)
+    if isinstance(local, kernels.Blocks):
+        return 8 * ROWS
+    return ROWS if ot.device.type == "cpu" else DEVICE_ROWS
