@@ -95,14 +95,14 @@ def batches(session: Session, ot) -> dict[str, dict]:
     return found
 
 
-def partial(session: Session, ot, batch: int) -> dict:
+def partial(session: Session, ot) -> dict:
     """A solve that is stopped when the time is up: how many samples a second it came to, with all that it does."""
     source = Timed(session, noise(ot.shape.numel(), ot.device))
     most = 4 * ot.targets.shape[0] if session.small else None
     seconds = max(1.0, PARTIAL * session.left)
     start = time.perf_counter()
     with suppress(TimeoutError):  # a fit may delay it past the part's end
-        ot.solve(source, tol=TOLERANCE, max_seconds=seconds, max_samples=most, batch_size=batch)
+        ot.solve(source, tol=TOLERANCE, max_seconds=seconds, max_samples=most)
     taken = time.perf_counter() - start
     return {"seconds": taken, "samples": source.samples, "samples/s": source.samples / taken} | peak(session)
 
@@ -136,9 +136,8 @@ def at_size(session: Session, n: int, side: int, found: dict) -> None:
     session.keep(found)
     found["batches"] = batches(session, ot)
     session.keep(found)
-    best = max(found["batches"], key=lambda key: found["batches"][key].get("topk samples/s", 0.0))
     if session.left > 0:
-        found["partial"] = partial(session, ot, int(best.removeprefix("B=")))
+        found["partial"] = partial(session, ot)
         session.keep(found)
 
 
