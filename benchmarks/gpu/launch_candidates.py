@@ -76,7 +76,8 @@ SWEEPS = (
     Sweep("LAUNCHES", "part_minima", "triton", "topk", "sqeuclidean"),
 )
 SMALL_SWEEPS = (SWEEPS[1], SWEEPS[3], SWEEPS[4], SWEEPS[5])
-BATCHES, TARGETS, DIMENSION, LOW = (256, 1024, 4096, 64, 16), 60_000, 784, 16
+BATCHES, TARGETS, DIMENSION = (256, 1024, 4096, 64, 16), 60_000, 784
+LOW = {"sqeuclidean": 32, "l1": 16}  # coordinates; up to 16 the first is no product
 MANY, MANY_BATCHES = 1_000_000, (256, 4096)
 SMALL_SHAPES, SMALL_CANDIDATES = ((7, 150, 17),), 2
 
@@ -93,7 +94,7 @@ def problems(small: bool) -> Iterator[tuple[Sweep, Shape]]:
     for b in MANY_BATCHES:
         yield from ((sweep, (b, MANY, DIMENSION)) for sweep in SWEEPS if sweep.table == "SCREEN_LAUNCHES")
     for b in BATCHES:
-        yield from ((sweep, (b, TARGETS, LOW)) for sweep in SWEEPS)
+        yield from ((sweep, (b, TARGETS, LOW[sweep.cost])) for sweep in SWEEPS)
 
 
 def candidates(sweep: Sweep, form: Form, chosen: Launch) -> list[Launch]:
