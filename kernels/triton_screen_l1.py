@@ -133,7 +133,7 @@ def encode(v: Tensor, grid: Tensor, unit: Tensor, panel: int, count: int, side: 
     few = 32 if side == 1 else 2  # targets, of which there are many, or samples
     encode_bytes[(triton.cdiv(n, few),)](
         v, grid, unit, n, d, codes, words, sums, count,
-        VECTORS=few, BK=256 // few, PANEL=panel, SIDE=side, num_warps=4,
+        VECTORS=few, BK=128 // few, PANEL=panel, SIDE=side, num_warps=4,
     )  # fmt: skip
     return codes, sums
 

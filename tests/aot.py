@@ -185,7 +185,7 @@ def byte_cases(architectures: list[int]) -> list[Case]:
             found += [Case("byte_bounds", "l1", arch, launch, extra) for launch in launches]
         for few, panel, side in ((32, PANEL, 1), (2, launches[-1].rows, WORDS)):
             extra = (("VECTORS", few), ("PANEL", panel), ("SIDE", side))
-            found.append(Case("encode_bytes", "l1", arch, Launch(1, 1, 256 // few, 4, 3), extra))
+            found.append(Case("encode_bytes", "l1", arch, Launch(1, 1, 128 // few, 4, 3), extra))
         found.append(Case("row_offsets", "l1", arch, Launch(128, 1, 1, 4, 3)))
         found.append(Case("lower_bias_l1", "l1", arch, Launch(1, PADDED, 1, 4, 3), (("MARGIN", True),)))
         extra = (("WIDTH", 32), ("LANES", 128), ("CERTIFY", True))
