@@ -67,7 +67,7 @@ LEAST = {
     for kind, sizes in {"inner": (500, 1, 1), "power": (1, 12, 2**16)}.items()
 }
 # Predicted for 256 samples on an H100: four launches more take as long as float32 sums of 2²⁰ coordinates a sample, and
-# a grid of bytes in few coordinates leaves many targets (with N(0, 1), 100 of 600 000 in two coordinates, 5 in eight).
+# a grid of bytes in few coordinates leaves many targets (136 of 600 000 in two coordinates, 5 in eight: N(0, I)).
 LEAST |= {(name, "power"): (1, 8, 2**20) for name in ("triton_screen", "triton_low")}
 
 
