@@ -4,28 +4,39 @@ Each step runs in a process of its own on a GPU (alone.py), the short ones first
 left. Nothing here is part of the library until it wins.
 """
 
+from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 
-from . import alone, bounds_variants, gluon_variants, launch_choice, launch_sweep, predictions, split_sweep
+from . import alone, launch_choice
 from .session import Session
+
+
+def step(module: str, session: Session, ceilings: dict, **options: object) -> Iterator[tuple[str, object]]:
+    """What a module's `run` finds; it is imported now, for without triton it cannot be."""
+    yield from import_module(f".{module}", __package__).run(session, ceilings, **options)
+
 
 # In this order, each until its share of the part's time is used up by it and those before it.
 STEPS: dict[str, tuple[alone.Step, float]] = {
-    "predictions": (predictions.run, 0.12),
-    "bounds": (bounds_variants.run, 0.22),
-    "specialised": (partial(bounds_variants.run, specialised=True), 0.3),
-    "gluon": (gluon_variants.run, 0.36),
-    "launches": (launch_sweep.run, 0.92),
-    "splits": (split_sweep.run, 1.0),
+    "predictions": (partial(step, "predictions"), 0.12),
+    "bounds": (partial(step, "bounds_variants"), 0.22),
+    "specialised": (partial(step, "bounds_variants", specialised=True), 0.3),
+    "gluon": (partial(step, "gluon_variants"), 0.36),
+    "launches": (partial(step, "launch_sweep"), 0.92),
+    "splits": (partial(step, "split_sweep"), 1.0),
 }
 
 
 def run(session: Session, ceilings: dict[str, float | str]) -> dict:
     """{step: what it found}, and the launches that the tables should hold by it."""
+    if find_spec("triton") is None:
+        return {"absent": "triton is not installed"}
     whole, until, found = session.left, session.until, {}
-    for name, (step, share) in STEPS.items():
+    for name, (steps, share) in STEPS.items():
         session.until = until - (1 - share) * whole
-        found[name] = alone.outside(name, session, ceilings) if session.cuda else alone.inside(step, session, ceilings)
+        found[name] = alone.outside(name, session, ceilings) if session.cuda else alone.inside(steps, session, ceilings)
         rows, splits = found.get("launches", {}).get("rows", []), found.get("splits", {})
         found["suggested"] = launch_choice.suggested(rows) + launch_choice.programs(splits)
         session.keep(found)
