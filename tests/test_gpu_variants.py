@@ -156,11 +156,11 @@ def test_entries_before_a_failure_are_kept(part):
 
 
 @pytest.mark.slow
-def test_variants_compile_without_spills():
-    """Registers and stack are the third and fourth cell of a line of the one table, second and third of the other."""
-    for script, stack in (("tma_bounds.py", 4), ("gluon_l1.py", 3)):
+def test_variants_compile_without_spills_for_hopper():
+    for script, stack in (("tma_bounds.py", 4), ("gluon_l1.py", 3)):  # the cell of a line that holds it
         done = python(BENCHMARKS / script, cwd=BENCHMARKS)
         assert done.returncode == 0, done.stderr
         lines = [line.split("|") for line in done.stdout.splitlines()[2:]]
         assert len(lines) >= 12
-        assert [line for line in lines if "sm_80" not in line[1] and int(line[stack]) > 8] == []
+        hopper = [line for line in lines if "sm_80" not in line[1] and "sm_100" not in line[1]]
+        assert [line for line in hopper if int(line[stack])] == []
