@@ -110,6 +110,7 @@ class Contest:
             with suppress(CRASHES):
                 self.run(self.x, launch=launch)
 
+        self.run(self.x)  # loads the kernels that all candidates share, which two threads must not do at once
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(attempt, launches))
 
