@@ -16,7 +16,8 @@ WIDEST = 2**20  # coordinates whose sum in float64 is within `SUMMED`
 SUMMED = 2.0**-30  # of the distance to the targets' range, lost in float64
 CONVERTED = 2.0**-21  # of the largest sum of codes, lost in float32
 
-SAMPLE, MOST = 256, 0.95  # targets from which the grid's unit is chosen, and the part of them that it has to suit
+SAMPLE, FEWEST, VALUES = 256, 32, 2**16  # targets from which the grid's unit is chosen: so many coordinates are enough
+MOST = 0.95  # the part of them that it has to suit
 FINEST = 1e-4  # of the targets' range: values closer than this do not tell of a grid
 
 
@@ -39,7 +40,8 @@ def choose_grid(y: Tensor) -> tuple[np.ndarray, float]:
     A unit is judged by the mean |y − o − u r| of a coordinate, in a target that is worse than most (a few may lie far
     from all others), and for samples, which lie anywhere between codes, by u / 4.
     """
-    sample = y[:: -(-y.shape[0] // SAMPLE)]
+    rows = min(SAMPLE, max(FEWEST, VALUES // max(1, y.shape[1])))
+    sample = y[:: -(-y.shape[0] // rows)]
     low, high, some = (v.detach().cpu().numpy().astype(np.float64) for v in (y.amin(0), y.amax(0), sample))
     middle, widest = np.median(some, axis=0), (high - low).max(initial=0.0)
 
