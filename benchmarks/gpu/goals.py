@@ -58,15 +58,19 @@ def extrapolated(results: Results) -> float:
 
 def reached(results: Results) -> float:
     """Minutes of training until W was at most so much, by the larger of both bounds."""
-    history = results["cifar"]["history"]
-    seconds = [entry["seconds"] for entry in history if upper(entry) <= PAPER_BEATEN]
+    seconds = [entry["seconds"] for entry in settled(results) if upper(entry) <= PAPER_BEATEN]
     if not seconds:
         raise ValueError("cifar")
     return seconds[0] / 60
 
 
-def least(results: Results) -> float:
-    return min(map(upper, results["cifar"]["history"]))
+def settled(results: Results) -> list[dict]:
+    """Rounds whose potential is near enough its maximum for the semi-dual to be W."""
+    return [entry for entry in results["cifar"]["history"] if entry["chi2"] <= SETTLED]
+
+
+def final(results: Results) -> float:
+    return upper(results["cifar"]["last"])
 
 
 def upper(entry: dict) -> float:
@@ -85,7 +89,7 @@ def ratio(what: str) -> Callable[[Results], float]:
     return lambda results: results["solver"][what]["ratio"]
 
 
-PAPER_BEATEN = 640.0  # W₁ of CIFAR-10, below the 655 of Chen et al. 2019
+PAPER_BEATEN, SETTLED = 640.0, 0.1  # W₁ of CIFAR-10, below the 655 of Chen et al. 2019, and χ² at which it is believed
 LARGE = "sqeuclidean argmin, N=1000000, D=784, B=4096"
 READ = "sqeuclidean argmin, N=1000000, D=784, B=256"
 L1 = "l1 argmin, N=1000000, D=784, B=256"
@@ -102,7 +106,7 @@ GOALS = [
     Goal("solve, sqeuclidean from N(0, I): seconds", 2.0, False, seconds("solve, sqeuclidean from N(0, I)")),
     Goal("solve, l1 from a generator: seconds", 20.0, False, seconds("solve, l1 from a generator")),
     Goal("1.28e6 × 12 288 to χ² ≤ 0.05: minutes, extrapolated", 30.0, False, extrapolated),
-    Goal("CIFAR-10, l1: least W₁", PAPER_BEATEN, False, least),
+    Goal("CIFAR-10, l1: W₁ at the end", PAPER_BEATEN, False, final),
     Goal("CIFAR-10, l1: minutes to W₁ ≤ 640", 10.0, False, reached),
 ]
 
