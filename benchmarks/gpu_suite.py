@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -120,7 +121,8 @@ def measured(name: str, session: Session, results: dict) -> dict:
         return PARTS[name][0](session, results)
     except (*CRASHES, OSError, ImportError) as error:
         session.failures.append(f"{name}: {reason(error)}")
-        session.free()
+        with suppress(*CRASHES):  # of a device whose context is lost
+            session.free()
         return session.found.get(name, {}) | {"absent": reason(error)}
 
 
