@@ -76,10 +76,15 @@ def test_variants_are_timed_when_they_are_right_and_failures_when_they_are_not(t
     assert sum("it does not give the table's result" in failure for failure in failures) == len(failures) - 1 == 4
 
 
-def row(batch, ratios, table="LAUNCHES", chosen="Launch(64, 64, 32, 4, 3)"):
+def row(batch, ratios, table="LAUNCHES", current=("Launch(64, 64, 32, 4, 3)",)):
     results = {name: {"seconds": ratio, "ratio": ratio} for name, ratio in ratios.items()}
-    shared = {"table": table, "family": "inner", "capability": 90, "b": batch, "name": f"B={batch}", "chosen": chosen}
-    return {**shared, "results": results | {"Launch(16, 64, 64, 4, 9)": {"absent": "spills 4 registers"}}}
+    shared = {"table": table, "family": "inner", "capability": 90, "b": batch, "name": f"B={batch}"}
+    return {
+        **shared,
+        "chosen": current[-1],
+        "current": current,
+        "results": results | {"Launch(16, 64, 64, 4, 9)": {"absent": "spills 4 registers"}},
+    }
 
 
 def test_the_tables_that_measurements_suggest(part):
@@ -87,14 +92,23 @@ def test_the_tables_that_measurements_suggest(part):
     rows = [
         row(16, {own: 1.0, small: 0.5, wide: 1.6}),
         row(64, {own: 1.0, small: 2.0, wide: 1.2}),
-        row(4096, {own: 1.0, small: 3.0, wide: 0.7}),
+        *(row(batch, {own: 1.0, small: 3.0, wide: 0.7}) for batch in (256, 1024, 4096)),
         row(256, {own: 1.0, wide: 0.98}, table="COLUMN_LAUNCHES"),
     ]
     first, second = part("launch_choice").suggested(rows)
     assert first["literal"] == f'LAUNCHES["inner"][90] = ({small}, {own}, {wide})'
-    assert first["ratio"] == pytest.approx((0.5 * 1.0 * 0.7) ** (1 / 3))
+    assert first["ratio"] == pytest.approx((0.5 * 1.0 * 0.7**3) ** (1 / 5))
     assert second["literal"] is None, "a gain of 2 % changes no table"
     assert part("launch_choice").winners(rows)[0] == ("B=16", own, "1000", small, "0.500")
+
+
+def test_batches_that_were_not_measured_keep_their_tiles(part):
+    current = ("Launch(16, 64, 32, 4, 3)", "Launch(64, 64, 32, 4, 3)", "Launch(128, 64, 32, 8, 3)")
+    better, small = "Launch(256, 64, 32, 8, 3)", "Launch(32, 64, 32, 8, 3)"
+    found = {current[2]: 1.0, better: 0.6, small: 0.5}
+    (entry,) = part("launch_choice").suggested([row(256, found, current=current)])
+    assert entry["literal"] == f'LAUNCHES["inner"][90] = ({current[0]}, {current[1]}, {better})'
+    assert entry["batches"] == [256]
 
 
 def test_a_tile_that_was_not_timed_where_it_would_be_taken_is_not_suggested(part):

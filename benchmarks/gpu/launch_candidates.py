@@ -11,6 +11,8 @@ from fastsdot.kernels import triton_launch as library
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_launch import Launch, Table
 
+from .launch_choice import BATCHES
+
 TABLES: dict[str, Table] = {name: getattr(library, name) for name in ("LAUNCHES", "COLUMN_LAUNCHES", "SCREEN_LAUNCHES")}
 _BOTH = (
     Launch(16, 128, 32, 4, 2), Launch(16, 128, 32, 4, 4), Launch(16, 64, 64, 4, 4), Launch(16, 256, 32, 8, 3),
@@ -76,7 +78,7 @@ SWEEPS = (
     Sweep("LAUNCHES", "part_minima", "triton", "topk", "sqeuclidean"),
 )
 SMALL_SWEEPS = (SWEEPS[1], SWEEPS[3], SWEEPS[4], SWEEPS[5])
-BATCHES, TARGETS, DIMENSION = (256, 1024, 4096, 64, 16), 60_000, 784
+TARGETS, DIMENSION = 60_000, 784
 LOW = {"sqeuclidean": 32, "l1": 16}  # coordinates; up to 16 the first is no product
 MANY, MANY_BATCHES = 1_000_000, (256, 4096)
 SMALL_SHAPES, SMALL_CANDIDATES = ((7, 150, 17),), 2

@@ -1,13 +1,15 @@
 """Which launches the tables should hold, by what a sweep measured: pure arithmetic on its rows.
 
 A table's row is a few tiles of increasing rows, of which a batch takes the first that holds it, else the last. Of all
-such rows the one is taken whose times, over those of the table as it is, have the smallest geometric mean.
+such rows the one is taken whose times, over those of the table as it is, have the smallest geometric mean. Batches that
+were not measured keep their tiles, unless one that was measured takes the same tile now, and stands for them.
 """
 
 import re
 from itertools import combinations, pairwise
 from math import exp, inf, log
 
+BATCHES = (256, 1024, 4096, 64, 16)  # that a row is chosen for, the most important first
 MOST = 3  # tiles in a row of a table
 GAIN = 0.03  # below which a table stays as it is
 
@@ -34,13 +36,16 @@ def cost(tiles: tuple[Tile, ...], measured: list[tuple[int, dict[Tile, float]]])
     return inf if inf in ratios else exp(sum(map(log, ratios)) / len(ratios))
 
 
-def best(measured: list[tuple[int, dict[Tile, float]]]) -> tuple[float, tuple[Tile, ...]]:
-    every = sorted({entry for _, found in measured for entry in found})
+def best(current: tuple[Tile, ...], measured: list[tuple[int, dict[Tile, float]]]) -> tuple[float, tuple[Tile, ...]]:
+    every = sorted({entry for _, found in measured for entry in found} | set(current))
+    replaced = {taken(current, batch) for batch, _ in measured}
+    kept = [batch for batch in BATCHES if taken(current, batch) not in replaced]
     choices = (
         tiles
         for count in range(1, MOST + 1)
         for tiles in combinations(every, count)
         if all(a[0] < b[0] for a, b in pairwise(tiles))
+        and all(taken(tiles, batch) == taken(current, batch) for batch in kept)
     )
     return min(((cost(tiles, measured), tiles) for tiles in choices), default=(inf, ()))
 
@@ -53,10 +58,12 @@ def suggested(rows: list[dict]) -> list[dict]:
             groups.setdefault((row["table"], row["family"], row["capability"]), []).append(row)
     found = []
     for (table, family, capability), group in groups.items():
-        ratio, tiles = best([(row["b"], times(row)) for row in group])
+        current = tuple(map(tile, group[0]["current"]))
+        ratio, tiles = best(current, [(row["b"], times(row)) for row in group])
         launches = ", ".join(f"Launch({', '.join(map(str, entry))})" for entry in tiles)
         text = f'{table}["{family}"][{capability}] = ({launches}{"," * (len(tiles) == 1)})'
         entry = {"table": table, "family": family, "problems": len(group), "ratio": ratio}
+        entry["batches"] = sorted({row["b"] for row in group})
         found.append(entry | {"literal": text if ratio < 1 - GAIN else None})
     return found
 

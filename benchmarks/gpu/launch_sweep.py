@@ -83,6 +83,15 @@ class Contest:
     def chosen(self) -> Launch:
         return library.choose(TABLES[self.sweep.table], self.form, self.session.device, *self.x.shape)
 
+    @property
+    def capability(self) -> int:
+        return library.capability(self.session.device)
+
+    @property
+    def current(self) -> tuple[Launch, ...]:
+        """The table's row for this device."""
+        return library.available(TABLES[self.sweep.table], self.form, self.capability)
+
     @cached_property
     def expected(self) -> tuple[Tensor, ...]:
         return self.run(self.x)
@@ -176,7 +185,8 @@ def run(session: Session, _: dict) -> Iterator[tuple[str, object]]:
                 contest.compile(launches)
                 compiled.add((sweep, d))
             row = {"name": name, **vars(sweep), "family": library.family(contest.form), "b": b, "n": n, "d": d}
-            row |= {"capability": library.capability(session.device), "chosen": literal(contest.chosen)}
+            row |= {"capability": contest.capability, "chosen": literal(contest.chosen)}
+            row["current"] = [literal(launch) for launch in contest.current]
             rows.append(row | {"results": contest.results(launches)})
         except CRASHES as error:
             session.failures.append(f"variants: {name}: {reason(error)}")

@@ -60,6 +60,7 @@ def literals(found: dict) -> str:
     lines = []
     for entry in found.get("suggested", ()):
         where, problems = f"{entry['table']}, {entry['family']}", f"{entry['problems']} problems"
+        problems += f", B = {', '.join(map(str, entry['batches']))}" if "batches" in entry else ""
         what = f"# {where}: {entry['ratio']:.3f} of the time over {problems}"
         lines.append(what + (f"\n{entry['literal']}" if entry["literal"] else ", stays as it is"))
     return "```python\n" + "\n".join(lines) + "\n```" if lines else ""
