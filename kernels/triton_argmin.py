@@ -15,19 +15,16 @@ from torch import Tensor
 
 from .form import Form
 from .triton_launch import (
-    LAUNCHES,
     REREAD,
     Launch,
     Tiling,
-    choose,
     form_constants,
     on_device,
     splits,
     tiling,
+    tiling_of_listed,
 )
 from .triton_tiles import exact_scores, score_tile
-
-LISTED = 64  # rows of a tile of listed rows, of which there are few or none
 
 
 @triton.jit(do_not_specialize=["B", "N", "group_size"])
@@ -149,13 +146,7 @@ def argmin(
 def argmin_of_listed(
     x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor, value: Tensor, index: Tensor
 ) -> None:
-    """Write value and index of the rows of x that `listed` names after their number: [1 + B] int32.
-
-    The grid is that of all rows. Few are expected, so one tile of them fills the device, and no second copy of the
-    targets is kept with aligned rows or K-major ones.
-    """
+    """Write value and index of the rows of x that `listed` names after their number, [1 + B] int32."""
     if len(x):
-        launch = choose(LAUNCHES, form, x.device, min(len(x), LISTED), x.shape[1])
-        rows = x.index_select(0, listed[1:])
-        tiles = Tiling(rows, y, bias, rows, y, form, launch, row_major=True)
+        tiles = tiling_of_listed(x, y, bias, form, listed)
         reduce(tiles, *splits(tiles.target_tiles, 1, x.device), value, index, x, listed)

@@ -62,6 +62,7 @@ SCREEN_LAUNCHES: Table = {
 COLUMNS = 512  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
 ALIGNMENT = 16  # leading dimensions: Triton vectorises loads, and compiles once, where it can prove this multiple
 PROGRAMS = 8  # per multiprocessor: enough to fill it twice over at any occupancy that these tiles reach
+LISTED = 64  # rows of a tile of listed rows, of which there are few or none
 LOWEST_CAPABILITY = 80  # tf32 products begin here
 
 # Finding the column inside the loop costs about 3 instructions a score; finding it afterwards reads one tile of targets
@@ -174,6 +175,19 @@ def tiling(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: La
     launch = launch or choose(LAUNCHES, form, x.device, *x.shape)
     tile_x = aligned(x) if form.kind == "inner" else k_major(x, max(ALIGNMENT, launch.rows), launch.depth)
     return Tiling(x, y, bias, tile_x, layout[-1], form, launch)
+
+
+def tiling_of_listed(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor) -> Tiling:
+    """The operands for the rows of x that `listed` names after their number, [1 + B] int32, and row-major targets.
+
+    Few are expected, so one tile of them fills the device, and no second copy of the targets is kept for them.
+    """
+    d = x.shape[1]
+    launch = choose(LAUNCHES, form, x.device, min(len(x), LISTED), d)
+    if form.kind != "inner":  # see `power_of_rows`
+        launch = replace(launch, depth=4 if d % 4 == 0 and y.data_ptr() % 16 == 0 else 1)
+    rows = x.index_select(0, listed[1:])
+    return Tiling(rows, y, bias, rows, y, form, launch, row_major=True)
 
 
 def on_device(reduction: Callable[..., Result]) -> Callable[..., Result]:

@@ -15,23 +15,11 @@ from .form import Form
 from .triton_encode_l1 import encode_bytes, lower_bias_l1, row_offsets
 from .triton_launch import SCREEN_LAUNCHES, Launch, choose, splits
 from .triton_rescore import Bounds
+from .triton_tiles import INTERPRETED, words_at
 
 PANEL = 128  # targets of a panel of codes
 PADDED = 512  # targets that the widest tile reads at once, so that no load needs a mask
 WORDS = 4  # of a vector, loaded at once
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # which has no inline assembly
-
-
-@triton.jit
-def words_at(ptr):
-    """Four words that lie side by side, by one load: Triton would not join those of a row."""
-    if INTERPRETED:
-        return tl.load(ptr), tl.load(ptr + 1), tl.load(ptr + 2), tl.load(ptr + 3)
-    else:
-        return tl.inline_asm_elementwise(
-            "ld.global.nc.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,l", [ptr],
-            dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=True, pack=1,
-        )  # fmt: skip
 
 
 @triton.jit

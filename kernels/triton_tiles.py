@@ -14,6 +14,8 @@ Rows and targets past the end repeat the last one or are zero; such targets get 
 import triton
 import triton.language as tl
 
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # which has no inline assembly
+
 
 @triton.jit
 def round_to_tf32(v):
@@ -78,21 +80,46 @@ def power_tile(
 
 
 @triton.jit
+def words_at(ptr):
+    """Four words of 32 bits that lie side by side, by one load: Triton would not join those of a row."""
+    if INTERPRETED:
+        return tl.load(ptr), tl.load(ptr + 1), tl.load(ptr + 2), tl.load(ptr + 3)
+    else:
+        return tl.inline_asm_elementwise(
+            "ld.global.nc.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,l", [ptr],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
+def power_of_words(x, y, WHOLE: tl.constexpr, FRACTION: tl.constexpr):
+    return power(tl.abs(x.to(tl.float32, bitcast=True) - y.to(tl.float32, bitcast=True)), WHOLE, FRACTION)
+
+
+@triton.jit
 def power_of_rows(
     x_ptr, y_ptr, row, column, B, N, D, ldx, ldy,
     WHOLE: tl.constexpr, FRACTION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """The same for row-major x and y, whose loads are scattered: for few rows, which are worth no K-major copy."""
-    offs_m = tl.minimum(tl.arange(0, BM), B - 1 - row)[:, None]
-    offs_n = tl.minimum(tl.arange(0, BN), N - 1 - column)[None, :]
-    x_ptrs = x_ptr + (row + offs_m).to(tl.int64) * ldx
-    y_ptrs = y_ptr + (column + offs_n).to(tl.int64) * ldy
+    """The same for row-major x and y, scattered in memory: for few rows, which are worth no K-major copy.
+
+    BK is 4 where all rows begin at multiples of 16 bytes, so that four coordinates take one load, and else 1.
+    """
+    offs_m = tl.minimum(row + tl.arange(0, BM), B - 1)[:, None]
+    offs_n = tl.minimum(column + tl.arange(0, BN), N - 1)[None, :]
+    x_ptrs = x_ptr + offs_m.to(tl.int64) * ldx
+    y_ptrs = y_ptr + offs_n.to(tl.int64) * ldy
     total = tl.zeros((BM, BN), tl.float32)
-    for k in range(0, D, BK):
-        for i in tl.static_range(BK):
-            x = tl.load(x_ptrs + i, mask=k + i < D, other=0.0)
-            y = tl.load(y_ptrs + i, mask=k + i < D, other=0.0)
-            total += power(tl.abs(x - y), WHOLE, FRACTION)
+    for _ in range(0, D, BK):
+        if BK == 4:
+            x_0, x_1, x_2, x_3 = words_at(x_ptrs)
+            y_0, y_1, y_2, y_3 = words_at(y_ptrs)
+            total += power_of_words(x_0, y_0, WHOLE, FRACTION)
+            total += power_of_words(x_1, y_1, WHOLE, FRACTION)
+            total += power_of_words(x_2, y_2, WHOLE, FRACTION)
+            total += power_of_words(x_3, y_3, WHOLE, FRACTION)
+        else:
+            total += power(tl.abs(tl.load(x_ptrs) - tl.load(y_ptrs)), WHOLE, FRACTION)
         x_ptrs += BK
         y_ptrs += BK
     return total

@@ -11,14 +11,13 @@ from torch import Tensor
 from . import smallest
 from .form import Form
 from .triton_keep import MOST, Kept, keep_smallest, room
-from .triton_launch import LAUNCHES, Launch, Tiling, choose, on_device, tiling
+from .triton_launch import Launch, Tiling, on_device, tiling, tiling_of_listed
 from .triton_scores import block_score
 from .triton_tiles import score_tile
 
 FINE = 8  # targets of a part: each that is opened holds one of the k smallest, and reads FINE · D coordinates
 MINIMA = 2**27  # kept at once; more rows are taken in slices
 WORTH = 4  # parts for each score that is kept; with fewer, most would be opened
-LISTED = 64  # rows of a tile of listed rows, of which there are few or none
 
 
 @triton.jit(do_not_specialize=["B", "N"])
@@ -85,11 +84,6 @@ def longest(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -
 
 
 def keep_of_listed(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor, lower: Tensor, found: Kept) -> None:
-    """Write what is kept of the rows of x that `listed` names after their number, [1 + B] int32; uses up `lower`.
-
-    As `argmin_of_listed`: few are expected, and no second copy of the targets is kept.
-    """
-    launch = choose(LAUNCHES, form, x.device, min(len(x), LISTED), x.shape[1])
-    rows = x.index_select(0, listed[1:])
-    minima_into(lower, Tiling(rows, y, bias, rows, y, form, launch, row_major=True), listed)
+    """Write what is kept of the rows of x that `listed` names after their number, [1 + B] int32; uses up `lower`."""
+    minima_into(lower, tiling_of_listed(x, y, bias, form, listed), listed)
     keep_smallest(x, y, bias, form, lower, FINE, found, listed=listed)

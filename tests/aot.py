@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import triton
@@ -40,6 +40,7 @@ from fastsdot.kernels.triton_launch import (
     form_constants,
 )
 from fastsdot.kernels.triton_lists import NARROWEST, WIDEST, list_sums, shape
+from fastsdot.kernels.triton_near import LANES as NEAR_LANES, add_shares, near_sums
 from fastsdot.kernels.triton_rescore import rescore
 from fastsdot.kernels.triton_sample import LAUNCHES as RACES, tile_races
 from fastsdot.kernels.triton_scores import tile_scores
@@ -49,17 +50,18 @@ from fastsdot.kernels.triton_soft import column_sums, row_sums
 from fastsdot.kernels.triton_topk import FINE, part_minima
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-SCREEN = (tile_bounds, rescore, keep, encode_samples, encode_targets, lower_bias)
+SCREEN = (tile_bounds, rescore, keep, near_sums, add_shares, encode_samples, encode_targets, lower_bias)
 BYTES = (byte_bounds, encode_bytes, row_offsets, lower_bias_l1)
 PLAIN = (tile_minima, part_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
 KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, *BYTES, list_sums)}
 TYPES = {
-    **dict.fromkeys(("where_ptr", "group_where_ptr", "tile_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
-    **{"index_ptr": "*i64", "seed_ptr": "*i64", "c": "fp32", "epsilon": "fp32", "code_ptr": "*fp16"},
+    **dict.fromkeys(("where_ptr", "group_where_ptr", "part_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
+    **dict.fromkeys(("c", "epsilon", "reach", "unit"), "fp32"),
+    **{"index_ptr": "*i64", "seed_ptr": "*i64", "scale_ptr": "*fp64", "code_ptr": "*fp16"},
     **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
     **{("byte_bounds", name): "*i32" for name in ("x_ptr", "y_ptr")},
     **{("encode_bytes", "code_ptr"): "*i32", "grid_ptr": "*fp64", "sum_ptr": "*fp64"},
-    **{("list_sums", "index_ptr"): "*i32", ("list_sums", "mass_ptr"): "*fp64"},
+    **{("list_sums", "index_ptr"): "*i32", ("list_sums", "mass_ptr"): "*fp64", ("add_shares", "mass_ptr"): "*i64"},
 }
 ALIGNED = {
     "ldx",
@@ -162,6 +164,8 @@ def screen_cases(architectures: list[int]) -> list[Case]:
             Case("tile_bounds", "inner", arch, launch, (width, ("FINE", f))) for f in (32, FINE) for launch in launches
         ]
         found += [Case("keep", "inner", arch, KEPT, (("K", k), *KEEP)) for k in (16, MOST)]
+        found.append(Case("near_sums", "inner", arch, KEPT, (("WIDTH", FINE), ("LANES", NEAR_LANES))))
+        found.append(Case("add_shares", "inner", arch, KEPT, (("WIDTH", FINE), ("SLOTS", 16))))
         extra = (width, ("LANES", 128), ("CERTIFY", True))
         found.append(Case("rescore", "inner", arch, Launch(1, 32, 32, 2, 3), extra))
         found.append(Case("encode_samples", "inner", arch, Launch(1, 1, 256, 4, 3), (("CENTRED", True),)))
@@ -192,8 +196,9 @@ def byte_cases(architectures: list[int]) -> list[Case]:
         found.append(Case("rescore", "l1", arch, Launch(1, 32, 32, 2, 3), extra))
         found.append(Case("keep", "l1", arch, KEPT, (("K", 16), *KEEP)))
         (plain,) = available(LAUNCHES, FORMS["l1"], arch)
-        found.append(Case("tile_minima", "l1", arch, plain, (("WIDTH", 1),), listed=True))
-        found.append(Case("part_minima", "l1", arch, plain, (("FINE", FINE),), listed=True))
+        for rows in (plain, replace(plain, depth=1)):  # four coordinates at once, where D is a multiple of 4, or one
+            found.append(Case("tile_minima", "l1", arch, rows, (("WIDTH", 1),), listed=True))
+            found.append(Case("part_minima", "l1", arch, rows, (("FINE", FINE),), listed=True))
     return found
 
 
