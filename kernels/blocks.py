@@ -16,7 +16,7 @@ from fastsdot.errors import BackendUnavailable
 from . import merge, philox, streaming
 from .form import Form
 from .prepared import prepare
-from .select import BACKENDS
+from .select import BACKENDS, scorer
 
 PROBE = 1024  # targets on which the backends are chosen
 
@@ -113,8 +113,7 @@ class Blocks:
 
     def scores(self, x: Tensor, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """(start, stop, s_ij [B, stop − start]) over all targets; each may be overwritten by the next."""
-        name = "numba" if self.plan.get("soft_marginal") == "numba" else "gemm"
-        module = BACKENDS[name].load()
+        module = BACKENDS[scorer(self.plan.values())].load()
         for first, last, y in self.source.stream():
             score, width = module.block_score(x, module.prepare(y, self.form), bias[first:last], self.form)
             for start, stop in streaming.blocks(last - first, width):

@@ -17,7 +17,7 @@ from . import gemm, merge, smallest, streaming
 from .blocks import Blocks, Chosen, Soft, centred_moments
 from .form import find
 from .prepared import Prepared, prepare
-from .select import BACKENDS
+from .select import BACKENDS, scorer
 
 if TYPE_CHECKING:
     from .shards import Shards
@@ -255,7 +255,7 @@ def average(x: Tensor, targets: Targets, bias: Tensor, epsilon: float, points: s
     """
     x, bias = x.detach().contiguous(), bias.detach()
     if isinstance(targets, Prepared):
-        backend = scorer(targets)
+        backend = scorer(targets.layouts)
         layout = targets.layouts.get(backend, [targets.y])
         return _average(x, layout, bias, points.flatten(1), backend, targets.form.key, epsilon)
     if isinstance(targets, Blocks):
@@ -278,16 +278,10 @@ def scores(x: Tensor, targets: Targets, bias: Tensor) -> Iterator[tuple[int, int
 
 
 def _scores(x: Tensor, targets: Prepared, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    name = scorer(targets)
+    name = scorer(targets.layouts)
     layout = targets.layouts.get(name, [targets.y])
     score, width = BACKENDS[name].load().block_score(x, layout, bias, targets.form)
     yield from streaming.scored(score, targets.y.shape[0], width)
-
-
-def scorer(targets: Prepared) -> str:
-    """The backend that hands out scores, which reads the targets as they are where it has no layout of its own."""
-    name = targets.plan.get("soft_marginal")
-    return name if name in ("numba", "triton") else "gemm"
 
 
 @uncast

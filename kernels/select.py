@@ -1,5 +1,6 @@
 """Which backend runs a reduction, and the reason why another cannot."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -107,3 +108,8 @@ def select(
     precise = (name for name in order if BACKENDS[name].precision in enough)
     worth = (name for name in precise if all(map(ge, (n, d, n * d), LEAST.get((name, form.kind), (0, 0, 0)))))
     return next(name for name in worth if refusal(name, form, reduction, device, n, d) is None)
+
+
+def scorer(backends: Iterable[str]) -> str:
+    """Of the backends that targets are laid out for, the one that hands out scores; gemm reads them as they are."""
+    return next((name for name in ("numba", "triton") if name in backends), "gemm")

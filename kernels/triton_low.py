@@ -1,7 +1,7 @@
 """The screen of `triton_screen` without its certificate: the best target of the part that looks best in low precision.
 
-Its score is within 2ε of the best, ε the bound of docs/certificate-gpu.md; nothing says which rows are exact. `topk` is
-the screen's own, certified.
+Its score is within 2ε of the best, ε the bound of docs/certificate-gpu.md; nothing says which rows are exact. The
+other reductions are the screen's own, certified.
 """
 
 import torch
@@ -9,7 +9,16 @@ from torch import Tensor
 
 from .form import Form
 from .triton_launch import Launch, on_device
-from .triton_screen import FINE, prepare as prepare, refusal as refusal, screen, slices, topk as topk
+from .triton_screen import (
+    FINE,
+    prepare as prepare,
+    refusal as refusal,
+    screen,
+    slices,
+    soft_marginal as soft_marginal,
+    softmin as softmin,
+    topk as topk,
+)
 
 
 @on_device

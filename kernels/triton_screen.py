@@ -2,7 +2,8 @@
 
 1. A module for the form computes bounds s⁻_ij ≤ s_ij and keeps the smallest of a few targets that lie side by
    side, [B, N / fine], and of each group of those.
-2. `rescore` finds the float64 argmin, or `keep` the k smallest scores, among the targets that these bounds leave.
+2. Among the targets that these bounds leave `rescore` finds the float64 argmin, `keep` the k smallest scores and
+   `near_sums` all that have a share in a soft minimum.
 3. A row with more candidates than a pass over all targets is worth, or without bounds, goes on a list, which the plain
    kernels read: where it is empty, their programs return at once. The host waits for nothing.
 
@@ -20,6 +21,7 @@ from .triton_argmin import argmin_of_listed
 from .triton_keep import keep_smallest, room
 from .triton_launch import Launch, form_constants, on_device
 from .triton_rescore import rescore
+from .triton_soft_screen import soft_marginal as soft_marginal, softmin as softmin
 
 MODULES = {"inner": triton_screen_inner, "power": triton_screen_l1}  # what bounds the scores of a form, by kind
 BOUNDS = 2**27  # kept at once; more rows are taken in slices
@@ -34,8 +36,10 @@ def refusal(form: Form, reduction: str, device: torch.device, n: int, d: int) ->
     module = MODULES.get(form.kind)
     if module is None:
         return f"it bounds inner products and l1, and the form is a {form.kind}"
-    if reduction not in ("argmin", "topk"):
-        return f"it finds the smallest scores alone, and {reduction} needs others too"
+    if reduction == "sample":
+        return "it looks at targets near the best alone, and a draw may be any other"
+    if form.kind != "inner" and reduction in ("softmin", "soft_marginal"):
+        return f"its sums are of inner products alone, and the form is a {form.kind}"
     return module.refusal(form, d) or triton_backend.refusal(form, reduction, device, n, d)
 
 

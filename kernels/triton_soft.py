@@ -27,9 +27,14 @@ HUGE = tl.constexpr(3.0e38)  # in place of inf where inf − inf would follow
 def row_sums(
     x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, low_ptr, total_ptr, group_size, c,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, listed_ptr=None,
 ):  # fmt: skip
-    """Per group of tiles and row: m = min_j s_ij, at most HUGE, and Σ_j 2^(c (m − s_ij))."""
+    """Per group of tiles and row: m = min_j s_ij, at most HUGE, and Σ_j 2^(c (m − s_ij)); a list says how many rows."""
+    stride = B
+    if listed_ptr is not None:
+        B = tl.load(listed_ptr)
+        if tl.program_id(0) // tl.maximum(tl.cdiv(B, BM), 1) * group_size >= tl.cdiv(N, BN) * tl.minimum(B, 1):
+            return
     row_tiles = tl.cdiv(B, BM)
     group = tl.program_id(0) // row_tiles
     row = (tl.program_id(0) % row_tiles) * BM
@@ -45,7 +50,7 @@ def row_sums(
         total = total * tl.exp2((lower - low) * c) + tl.sum(tl.exp2((lower[:, None] - score) * c), 1)
         low = lower
     offs_m = row + tl.arange(0, BM)
-    out = group.to(tl.int64) * B + offs_m
+    out = group.to(tl.int64) * stride + offs_m
     tl.store(low_ptr + out, low, mask=offs_m < B)
     tl.store(total_ptr + out, total, mask=offs_m < B)
 
@@ -54,9 +59,11 @@ def row_sums(
 def column_sums(
     x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, value_ptr, weight_ptr, mass_ptr, group_size, groups, c,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, listed_ptr=None,
 ):  # fmt: skip
-    """Per group of row tiles and target: Σ_i r_i 2^(c (v_i − s_ij))."""
+    """Per group of row tiles and target: Σ_i r_i 2^(c (v_i − s_ij)); a list says how many rows."""
+    if listed_ptr is not None:
+        B = tl.load(listed_ptr)
     group = tl.program_id(0) % groups
     column = (tl.program_id(0) // groups) * BN
     first = group * group_size
@@ -74,12 +81,13 @@ def column_sums(
     tl.store(mass_ptr + group.to(tl.int64) * N + offs_n, mass, mask=offs_n < N)
 
 
-def row_values(tiles: Tiling, epsilon: float) -> Tensor:
+def row_values(tiles: Tiling, epsilon: float, listed: Tensor | None = None) -> Tensor:
     b = tiles.x.shape[0]
     groups, size = splits(tiles.target_tiles, tiles.row_tiles, tiles.x.device)
     low, total = tiles.x.new_empty(groups, b), tiles.x.new_empty(groups, b)
     grid = (tiles.row_tiles * groups,)
-    row_sums[grid](*tiles.operands, low, total, size, math.log2(math.e) / epsilon, **tiles.constants)
+    c = math.log2(math.e) / epsilon
+    row_sums[grid](*tiles.operands, low, total, size, c, **tiles.constants, listed_ptr=listed)
     lowest = low.amin(0).double()
     total = (total * torch.exp((lowest - low) / epsilon)).sum(0)
     return (lowest - epsilon * total.log()).float()
@@ -107,11 +115,15 @@ def soft_marginal(
     tiles = tiling(x, layout, bias, form, launch)
     value = row_values(tiles, epsilon)
     tiles = replace(tiles, launch=launch or choose(COLUMN_LAUNCHES, form, x.device, *x.shape))
-    groups, size = splits(tiles.row_tiles, tiles.target_tiles, x.device)
-    mass = x.new_empty(groups, bias.shape[0])
+    return value, masses(tiles, value, row_weight, epsilon)
+
+
+def masses(tiles: Tiling, value: Tensor, row_weight: Tensor, epsilon: float, listed: Tensor | None = None) -> Tensor:
+    groups, size = splits(tiles.row_tiles, tiles.target_tiles, value.device)
+    mass = value.new_empty(groups, tiles.sizes[1])
     grid = (tiles.target_tiles * groups,)
     column_sums[grid](
         *tiles.operands, value, row_weight.contiguous(), mass, size, groups, math.log2(math.e) / epsilon,
-        **tiles.constants,
+        **tiles.constants, listed_ptr=listed,
     )  # fmt: skip
-    return value, mass.sum(0)
+    return mass.sum(0)

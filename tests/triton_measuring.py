@@ -234,6 +234,6 @@ def test_refusals_say_why():
     assert screen.refusal(L1, "argmin", DEVICE, 10, 5) is None
     assert "p = 1.5" in screen.refusal(FORMS["lp1.5"], "argmin", DEVICE, 10, 5)
     assert "p = 2" in screen.refusal(FORMS["l2"], "topk", DEVICE, 10, 5)
-    assert "softmin needs others" in screen.refusal(L1, "softmin", DEVICE, 10, 5)
+    assert "sums are of inner products" in screen.refusal(L1, "softmin", DEVICE, 10, 5)
     assert "2000000" in screen.refusal(L1, "argmin", DEVICE, 10, 2_000_000)
     assert "the form is a callable" in screen.refusal(Form("callable", function=min), "argmin", DEVICE, 10, 5)

@@ -210,7 +210,8 @@ def test_without_the_certificate_the_score_is_near_the_best_and_exact_for_its_ta
 
 
 def test_refusals_say_why():
-    assert "softmin needs others" in screen.refusal(INNER, "softmin", DEVICE, 10, 5)
+    assert "a draw may be any other" in screen.refusal(INNER, "sample", DEVICE, 10, 5)
+    assert screen.refusal(INNER, "softmin", DEVICE, 10, 5) is None
     assert "200000" in screen.refusal(INNER, "argmin", DEVICE, 10, 200_000)
     assert "not meta" in screen.refusal(INNER, "argmin", torch.device("meta"), 10, 5)
     assert screen.refusal(INNER, "argmin", DEVICE, 10, 5) is None

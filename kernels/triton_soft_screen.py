@@ -1,0 +1,78 @@
+"""The soft reductions of the screen: sums over the targets near the best, and plain passes for rows with too many."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from . import triton_screen_inner as inner
+from .form import Form
+from .triton_launch import COLUMN_LAUNCHES, LAUNCHES, Tiling, choose, on_device
+from .triton_near import UNIT, Near
+from .triton_soft import masses, row_values
+
+FINE = 8  # targets of a part
+ENTRIES = 2**26  # shares kept at once, and bounds; more rows are taken in slices
+# A row's share of two plain passes takes 12·N·D / 495e12 s and exact scores of 8 targets 4·8·D / 3.35e12 s (an H100's
+# peaks): as much as those of N / 8 / 50 parts.
+WORTH, FEWEST = 50, 32
+LISTED = 64  # rows of a tile of listed rows
+
+
+def most_parts(n: int) -> int:
+    """Parts of a row that are opened; with more, plain passes cost less."""
+    return max(FEWEST, n // FINE // WORTH)
+
+
+def slices(x: Tensor, n: int) -> list[slice]:
+    rows = max(1, ENTRIES // max(-(-n // FINE), most_parts(n) * FINE))
+    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+
+
+def near(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Near:
+    bounds = inner.bounds_of(x, layout, bias, form, None, True, FINE)
+    return Near(x, layout[0], bias, form, bounds, FINE, most_parts(layout[0].shape[0]), epsilon)
+
+
+def tiles_of(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor) -> Tiling:
+    """The rows of x that a list names after their number, [1 + B] int32, as plain kernels read them."""
+    rows = x.index_select(0, listed[1:])
+    return Tiling(rows, y, bias, rows, y, form, choose(LAUNCHES, form, x.device, min(len(x), LISTED), x.shape[1]))
+
+
+def finish(tiles: Tiling, found: Near, epsilon: float) -> Tensor:
+    """Values of the listed rows, in the order of the list; they are written where they belong, too."""
+    own, count = row_values(tiles, epsilon, found.listed), len(found.value)
+    place = torch.arange(count, device=own.device)
+    row = torch.where(place < found.listed[0], found.listed[1:], count).long()  # the others go past the end
+    found.value = torch.cat([found.value, own[:1]]).index_copy(0, row, own)[:count]
+    return own
+
+
+@on_device
+def softmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Tensor:
+    x, bias, value = x.contiguous(), bias.contiguous(), x.new_empty(x.shape[0])
+    for rows in slices(x, layout[0].shape[0]):
+        found = near(x[rows], layout, bias, form, epsilon)
+        finish(tiles_of(x[rows], layout[0], bias, form, found.listed), found, epsilon)
+        value[rows] = found.value
+    return value
+
+
+@on_device
+def soft_marginal(
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, row_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    x, y, bias, weight = x.contiguous(), layout[0], bias.contiguous(), row_weight.contiguous()
+    scale = UNIT / weight.abs().sum(dtype=torch.float64).clamp(min=1e-280)
+    whole, rest = torch.zeros(len(y), dtype=torch.int64, device=x.device), torch.zeros_like(bias)
+    value = x.new_empty(x.shape[0])
+    for rows in slices(x, len(y)):
+        found = near(x[rows], layout, bias, form, epsilon)
+        found.add_to(whole, weight[rows], scale)
+        tiles = tiles_of(x[rows], y, bias, form, found.listed)
+        own = finish(tiles, found, epsilon)
+        tiles = replace(tiles, launch=choose(COLUMN_LAUNCHES, form, x.device, tiles.launch.rows, x.shape[1]))
+        rest += masses(tiles, own, weight[rows].index_select(0, found.listed[1:]), epsilon, found.listed)
+        value[rows] = found.value
+    return value, (whole / scale).to(rest.dtype) + rest
