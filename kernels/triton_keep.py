@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .form import Form
 from .triton_launch import form_constants
-from .triton_rescore import first_where
+from .triton_rescore import count_open, first_where
 from .triton_tiles import exact_scores
 
 NONE = tl.constexpr(2**63 - 1)  # the key of no target
@@ -81,8 +81,9 @@ def keep(
     """One row: its k smallest scores, ascending, and their targets, value and index [B, k].
 
     `lower` [B, parts] are the bounds, and `small` [B, smalls] minima of some of them each, or the bounds again. Where
-    row[1] is infinite there are none. `count` is the number of parts that were opened, or most + 1: such rows join the
-    list `fallback`, whose length precedes it. With `listed`, bounds are those of the rows that it names.
+    row[1] is infinite there are none. `count` is the number of parts that were opened, or most + 1, at once where far
+    more are open than may be: such rows join the list `fallback`, whose length precedes it. With `listed`, bounds are
+    those of the rows that it names.
     """
     place = tl.program_id(0)
     row = place
@@ -104,6 +105,10 @@ def keep(
     chunks = tl.cdiv(parts, LANES)
     for step in range(2 * chunks):
         beyond = step >= chunks
+        if fallback_ptr is not None:
+            if step == chunks:
+                limit = value_of((worst >> 32).to(tl.int32))
+                count = tl.where(count_open(lower_ptr, parts, limit, LANES) <= 2 * most, count, most + 1)
         at = tl.where(beyond, step - chunks, step) * LANES + lanes
         low = tl.load(lower_ptr + at, mask=at < parts, other=float("nan"))
         part = next_part(low, at, -1, parts, theta, worst, beyond)

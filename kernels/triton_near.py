@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .form import Form
 from .triton_launch import form_constants
-from .triton_rescore import Bounds, lowest, next_open
+from .triton_rescore import Bounds, count_open, lowest, next_open
 from .triton_tiles import exact_scores
 
 NEGLIGIBLE = 26 * math.log(2)
@@ -49,14 +49,9 @@ def near_sums(
     offs_n = tl.arange(0, WIDTH)
     first = lowest(group_ptr, 0, groups, LANES) * group_size
     part = lowest(lower_ptr, first, tl.minimum(first + group_size, parts), LANES)
-    least = tl.load(lower_ptr + part).to(tl.float64)
-    few = tl.zeros((LANES,), tl.int32)
-    for start in range(0, parts, LANES):
-        low = tl.load(lower_ptr + start + lanes, mask=start + lanes < parts, other=float("inf"))
-        few += ((low.to(tl.float64) <= least + reach) & (low < float("inf"))).to(tl.int32)
+    opened = count_open(lower_ptr, parts, tl.load(lower_ptr + part).to(tl.float64) + reach, LANES)
     bounded = tl.load(row_ptr + B + row) < float("inf")
-    decided = bounded & (tl.sum(few, 0) <= most)
-    count = tl.where(decided, 0, most + 1)
+    count = tl.where(bounded & (opened <= most), 0, most + 1)
     score = exact_scores(
         x_ptr, y_ptr, bias_ptr, row, part * WIDTH, N, D, INNER, SCALE, WHOLE, FRACTION, ROOT, WIDTH, BK
     )

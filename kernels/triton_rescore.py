@@ -36,6 +36,17 @@ def next_open(low, limit, places, after, none):
 
 
 @triton.jit
+def count_open(low_ptr, count, limit, LANES: tl.constexpr):
+    """How many bounds are at most the limit; a row with twice as many as may be opened is given up at once."""
+    lanes = tl.arange(0, LANES)
+    found = tl.zeros((LANES,), tl.int32)
+    for start in range(0, count, LANES):
+        low = tl.load(low_ptr + start + lanes, mask=start + lanes < count, other=float("inf"))
+        found += ((low.to(tl.float64) <= limit) & (low < float("inf"))).to(tl.int32)
+    return tl.sum(found, 0)
+
+
+@triton.jit
 def lowest(value_ptr, begin, end, LANES: tl.constexpr):
     """The first place of the smallest value from begin to end − 1; begin where all are infinite."""
     lanes = tl.arange(0, LANES)
@@ -58,7 +69,8 @@ def rescore(
 ):  # fmt: skip
     """One row: the smallest exact score of all tiles of WIDTH targets whose bound does not exclude them.
 
-    `count` is the number of those tiles, or most + 1; such rows join the list `fallback`, whose length precedes it.
+    `count` is the number of those tiles, or most + 1, at once where far more are open; such rows join the list
+    `fallback`, whose length precedes it.
     Without CERTIFY the most promising tile is the only one.
     """
     row = tl.program_id(0)
@@ -76,7 +88,8 @@ def rescore(
     index = tile * WIDTH + first_where(score == limit, offs_n, WIDTH)
     if CERTIFY:
         bounded = tl.load(row_ptr + B + row) < float("inf")
-        count = tl.where(bounded, 0, most + 1)
+        opened = count_open(lower_ptr, tiles, limit, LANES)
+        count = tl.where(bounded & (opened <= 2 * most), 0, most + 1)
         value = tl.full((), float("inf"), tl.float64)
         index = tl.full((), 0, tl.int32)
         for start in range(0, groups, LANES):

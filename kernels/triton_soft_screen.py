@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import triton_screen_inner as inner
 from .form import Form
-from .triton_launch import COLUMN_LAUNCHES, LAUNCHES, Tiling, choose, on_device
+from .triton_launch import COLUMN_LAUNCHES, Tiling, choose, on_device, tiling_of_listed
 from .triton_near import UNIT, Near
 from .triton_soft import masses, row_values
 
@@ -16,7 +16,6 @@ ENTRIES = 2**26  # shares kept at once, and bounds; more rows are taken in slice
 # A row's share of two plain passes takes 12·N·D / 495e12 s and exact scores of 8 targets 4·8·D / 3.35e12 s (an H100's
 # peaks): as much as those of N / 8 / 50 parts.
 WORTH, FEWEST = 50, 32
-LISTED = 64  # rows of a tile of listed rows
 
 
 def most_parts(n: int) -> int:
@@ -34,12 +33,6 @@ def near(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: flo
     return Near(x, layout[0], bias, form, bounds, FINE, most_parts(layout[0].shape[0]), epsilon)
 
 
-def tiles_of(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor) -> Tiling:
-    """The rows of x that a list names after their number, [1 + B] int32, as plain kernels read them."""
-    rows = x.index_select(0, listed[1:])
-    return Tiling(rows, y, bias, rows, y, form, choose(LAUNCHES, form, x.device, min(len(x), LISTED), x.shape[1]))
-
-
 def finish(tiles: Tiling, found: Near, epsilon: float) -> Tensor:
     """Values of the listed rows, in the order of the list; they are written where they belong, too."""
     own, count = row_values(tiles, epsilon, found.listed), len(found.value)
@@ -54,7 +47,7 @@ def softmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: 
     x, bias, value = x.contiguous(), bias.contiguous(), x.new_empty(x.shape[0])
     for rows in slices(x, layout[0].shape[0]):
         found = near(x[rows], layout, bias, form, epsilon)
-        finish(tiles_of(x[rows], layout[0], bias, form, found.listed), found, epsilon)
+        finish(tiling_of_listed(x[rows], layout[0], bias, form, found.listed), found, epsilon)
         value[rows] = found.value
     return value
 
@@ -70,7 +63,7 @@ def soft_marginal(
     for rows in slices(x, len(y)):
         found = near(x[rows], layout, bias, form, epsilon)
         found.add_to(whole, weight[rows], scale)
-        tiles = tiles_of(x[rows], y, bias, form, found.listed)
+        tiles = tiling_of_listed(x[rows], y, bias, form, found.listed)
         own = finish(tiles, found, epsilon)
         tiles = replace(tiles, launch=choose(COLUMN_LAUNCHES, form, x.device, tiles.launch.rows, x.shape[1]))
         rest += masses(tiles, own, weight[rows].index_select(0, found.listed[1:]), epsilon, found.listed)
