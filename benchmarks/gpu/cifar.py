@@ -14,7 +14,7 @@ import torch
 from .session import Session
 
 # Chosen on few or small images on a CPU (docs/gpu-suite.md); at 50 000 none has been tried against another.
-CHOICES = {"latent": 100, "hidden": (1024, 1024, 1024), "learning rate": 1e-3, "steps": 2000, "batch": 512}
+CHOICES = {"latent": 32, "hidden": (1024, 1024, 1024), "learning rate": 1e-3, "steps": 2000, "batch": 512}
 CHOICES |= {"replay": 600, "samples a target": 8, "tol": 0.05}
 SMALL = CHOICES | {"latent": 8, "hidden": (32,), "steps": 20, "batch": 32, "replay": 4, "samples a target": 6}
 SMALL_IMAGES, SMALL_ROUNDS = 120, 2
