@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 WIDTH = 4  # lists hold this many times the perplexity of targets, and more where that was seen to be too few
 WIDEST = 2**24  # entries of a stage's lists, up to which they may be widened
-ENTRIES = 2**26  # of lists that are kept, 8 bytes each
+# Entries of lists that are kept, 8 bytes each: so many, and so many for each target where there is room. With 384 a
+# target a solve was stuck at χ² 0.08, and 512 took twice the samples that 1 024 took (docs/solver.md).
+ENTRIES, FOR_TARGET = 2**26, 1024
+ROOM, DEVICE_SHARE = 2**28, 0.25  # entries on a CPU, and the part of a GPU's free memory, at most
 COORDINATES = 2**28  # of a stage's samples, up to which they are kept to be listed again
 SHOWING = 8192  # samples behind the rise that a target is allowed, at most,
 PAIRED = 2**33  # and coordinates of their pairs with targets, unless that is less than a sample for two targets
@@ -155,7 +158,7 @@ class Stage:
     def candidates(self, onto: Candidates | None = None) -> Candidates:
         """The lists, with others that are kept."""
         found = Candidates(self.ot.atoms, onto.parts if onto else ())
-        found.add(self.lists, self.potential, ENTRIES)
+        found.add(self.lists, self.potential, room(len(self.potential), self.potential.device))
         return found
 
     def box(self, candidates: Candidates, held: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,6 +179,12 @@ class Stage:
     def shown(self, samples: int) -> Tensor:
         """So many of the samples, in whole batches, but one at least."""
         return torch.cat(self.x[: max(1, samples // self.x[0].shape[0])])
+
+
+def room(n: int, device: torch.device) -> int:
+    """Entries of lists that may be kept for n targets."""
+    most = ROOM if device.type == "cpu" else int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) // 8
+    return max(ENTRIES, min(FOR_TARGET * n, most))
 
 
 def equally(samples: int, batch: int) -> int:

@@ -23,6 +23,7 @@ EMPTY = tl.constexpr(0x7FFFFFFE << 32)  # and of a place that holds none yet, pl
 LANES = 512  # parts that are looked at together
 MOST = 256  # scores that are kept of a row, in registers
 REGISTERS = 128  # of a thread; left to itself the assembler saves a few, and spills one
+ALL = 2**29  # parts that may be opened, where nothing else decides a row
 CHUNK = 64  # targets of a part that are scored together
 SPREAD = 4  # minima for each score that is kept, of which the k-th smallest is near that of all bounds
 
@@ -105,10 +106,9 @@ def keep(
     chunks = tl.cdiv(parts, LANES)
     for step in range(2 * chunks):
         beyond = step >= chunks
-        if fallback_ptr is not None:
-            if step == chunks:
-                limit = value_of((worst >> 32).to(tl.int32))
-                count = tl.where(count_open(lower_ptr, parts, limit, LANES) <= 2 * most, count, most + 1)
+        if step == chunks:
+            limit = value_of((worst >> 32).to(tl.int32))
+            count = tl.where(count_open(lower_ptr, parts, limit, LANES) <= 2 * most, count, most + 1)
         at = tl.where(beyond, step - chunks, step) * LANES + lanes
         low = tl.load(lower_ptr + at, mask=at < parts, other=float("nan"))
         part = next_part(low, at, -1, parts, theta, worst, beyond)
@@ -121,8 +121,7 @@ def keep(
                 order = order_of(score.to(tl.float32) + 0.0).to(tl.int64)
                 key = tl.where(target + offs_n < N, (order << 32) | (target + offs_n), NONE)
                 kept, worst = insert(kept, worst, key)
-            if fallback_ptr is not None:
-                count += 1
+            count += 1
             part = next_part(low, at, part, parts, theta, worst, beyond)
     kept = tl.sort(tl.where(slot < k, kept, NONE))
     out = tl.cast(row, tl.int64) * k + slot
@@ -156,7 +155,7 @@ def room(x: Tensor, k: int) -> Kept:
 
 def keep_smallest(
     x: Tensor, y: Tensor, bias: Tensor, form: Form, lower: Tensor, width: int, found: Kept, small: Tensor | None = None,
-    most: int = 0, row: Tensor | None = None, count: Tensor | None = None, fallback: Tensor | None = None,
+    most: int = ALL, row: Tensor | None = None, count: Tensor | None = None, fallback: Tensor | None = None,
     listed: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Fill `found` for the rows of x [B, D], given bounds of `width` targets at a time, [B, N / width or more]."""

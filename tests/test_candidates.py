@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastsdot import SemiDiscreteOT, kernels
+from fastsdot import SemiDiscreteOT, kernels, stages
 from fastsdot.candidates import Candidates, listed
 
 N, K, B = 60, 24, 200
@@ -118,3 +118,8 @@ def test_margins_are_the_rises_at_which_a_target_wins_so_many_rows(wins):
             moved[j] -= factor * rise[j]
             won.append(int((kernels.argmin(x, ot._kernel, moved)[1] == j).sum()))
         assert won[0] < wins <= won[1]  # l1 ties rows
+
+
+def test_lists_of_many_targets_have_more_room_up_to_a_limit():
+    cpu = torch.device("cpu")
+    assert [stages.room(n, cpu) for n in (10, 2**16, 2**17, 10**7)] == [2**26, 2**26, 2**27, 2**28]

@@ -110,7 +110,7 @@ def partial(session: Session, ot) -> dict:
     return {"seconds": taken, "samples": source.samples, "samples/s": source.samples / taken} | peak(session)
 
 
-def extrapolated(found: dict, targets: int) -> dict:
+def extrapolated(found: dict, targets: int, device: torch.device) -> dict:
     """Minutes of a whole solve, with the numbers that they are made of."""
     from fastsdot import stages
 
@@ -121,8 +121,8 @@ def extrapolated(found: dict, targets: int) -> dict:
     a_target, n = max(entry["samples a target"] for entry in solved), found["n"]
     shares = {"steps alone": max(timed)} | {"as in the partial solve": found.get("partial", {}).get("samples/s", 0.0)}
     result, unless = {"samples a target": a_target, "targets": targets}, ""
-    if targets * ENTRIES > stages.ENTRIES:
-        kept = stages.ENTRIES / targets
+    if targets * ENTRIES > (entries := stages.room(targets, device)):
+        kept = entries / targets
         result["not reached"] = f"lists keep {kept:.0f} entries a target, of {ENTRIES} that are needed"
         unless = "if lists kept enough, "
     for name, rate in shares.items():
@@ -175,5 +175,5 @@ def run(session: Session) -> dict:
             if n < 2 * LEAST:
                 break
             n //= 2
-    found["extrapolated"] = extrapolated(found, wanted)
+    found["extrapolated"] = extrapolated(found, wanted, session.device)
     return found
