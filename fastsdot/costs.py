@@ -15,7 +15,7 @@ with h strictly convex and superlinear. −⟨x, y⟩ is ½‖x − y‖² up to
 Other costs can leave points on a cell's boundary with two equally good targets; ties then go to the smallest index.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -68,10 +68,11 @@ class Cost:
         if not self.centred(y.shape[1]):
             centre = y.new_zeros(y.shape[1])
         elif centre is None:
-            centre = y.double().mean(0).to(y.dtype)
+            centre = (sum(part.sum(0) for part in in_float64(y)) / len(y)).to(y.dtype)
         rows = self.embed_rows(y, centre)
         if self.centred(y.shape[1]) and self.name == "sqeuclidean":
-            return Embedding(Form("inner", scale=2.0), rows, rows.double().square().sum(1).to(y.dtype), centre)
+            square = torch.cat([part.square().sum(1) for part in in_float64(rows)])
+            return Embedding(Form("inner", scale=2.0), rows, square.to(y.dtype), centre)
         if self.name in ("dot", "cosine"):
             return Embedding(Form("inner"), rows, column, centre)
         if self.p is not None:
@@ -101,6 +102,14 @@ class Cost:
         if self.name == "dot":
             return _dot(x, embedding.centre)  # autocast would lower the precision of x @ centre
         return x.new_full((x.shape[0],), 1.0 if self.name == "cosine" else 0.0)
+
+
+AT_ONCE = 2**24  # coordinates that are float64 at once
+
+
+def in_float64(y: Tensor) -> Iterator[Tensor]:
+    """The rows of y [N, D], in parts."""
+    return (part.double() for part in y.split(max(1, AT_ONCE // max(1, y.shape[1]))))
 
 
 TINY = 1e-30  # a zero vector has cosine 0 with everything, so cost 1

@@ -80,8 +80,11 @@ class Blocks:
 
     def topk(self, x: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
         best = None
+        limited = BACKENDS[self.backend("topk", x.shape[0])].limited
         for start, reduce in self.parts("topk", x.shape[0]):
-            value, index = reduce(x, bias, min(k, self.source.block, self.source.n - start))
+            least = limited and best is not None and best[0].shape[1] == k
+            limit = (None, best[0][:, -1].contiguous()) if least else ()  # by no other launch, and for each row
+            value, index = reduce(x, bias, min(k, self.source.block, self.source.n - start), *limit)
             found = value, index + start
             best = found if best is None else merge.topk(best, found, k)
         return best

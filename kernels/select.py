@@ -25,11 +25,13 @@ PRECISIONS = ("low", "exact", "float32")
 
 @dataclass(frozen=True)
 class Backend:
-    """A module that offers `refusal`, `prepare` and the reductions, the package that it needs, and what it promises."""
+    """A module that offers `refusal`, `prepare` and the reductions, the package that it needs, what it promises, and
+    whether its topk takes a limit of each row, above which nothing need be found."""
 
     module: str
     requires: str | None = None
     precision: str = "float32"
+    limited: bool = False
 
     def load(self) -> ModuleType:
         return import_module(f"fastsdot.kernels.{self.module}")
@@ -42,9 +44,9 @@ BACKENDS = {
     "screen_low": Backend("screen_low", requires="numba", precision="low"),
     "numba": Backend("numba_lp", requires="numba"),
     "keops": Backend("keops", requires="pykeops"),
-    "triton": Backend("triton_backend", requires="triton"),
-    "triton_screen": Backend("triton_screen", requires="triton", precision="exact"),
-    "triton_low": Backend("triton_low", requires="triton", precision="low"),
+    "triton": Backend("triton_backend", requires="triton", limited=True),
+    "triton_screen": Backend("triton_screen", requires="triton", precision="exact", limited=True),
+    "triton_low": Backend("triton_low", requires="triton", precision="low", limited=True),
 }
 
 # Fastest first. Measured with `make bench` (docs/performance.md says on what); on a GPU predicted from compiled code

@@ -19,6 +19,7 @@ from .triton_rescore import count_open, first_where
 from .triton_tiles import exact_scores
 
 NONE = tl.constexpr(2**63 - 1)  # the key of no target
+INFINITE = tl.constexpr(0x7F800000 << 32)  # an infinite score, plus a target
 EMPTY = tl.constexpr(0x7FFFFFFE << 32)  # and of a place that holds none yet, plus the place: above all numbers
 LANES = 512  # parts that are looked at together
 MOST = 256  # scores that are kept of a row, in registers
@@ -74,7 +75,7 @@ def insert(kept, worst, key):
 @triton.jit(do_not_specialize=["B", "N", "parts", "smalls", "k", "most"])
 def keep(
     x_ptr, y_ptr, bias_ptr, B, N, D, lower_ptr, stride, parts, small_ptr, small_stride, smalls, k, most,
-    value_ptr, index_ptr,
+    limit_ptr, value_ptr, index_ptr,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     WIDTH: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, LANES: tl.constexpr, K: tl.constexpr,
     row_ptr=None, count_ptr=None, fallback_ptr=None, listed_ptr=None,
@@ -84,7 +85,7 @@ def keep(
     `lower` [B, parts] are the bounds, and `small` [B, smalls] minima of some of them each, or the bounds again. Where
     row[1] is infinite there are none. `count` is the number of parts that were opened, or most + 1, at once where far
     more are open than may be: such rows join the list `fallback`, whose length precedes it. With `listed`, bounds are
-    those of the rows that it names.
+    those of the rows that it names. Scores above `limit` [B] need not be found: (inf, any target) may stand for them.
     """
     place = tl.program_id(0)
     row = place
@@ -103,15 +104,16 @@ def keep(
     if fallback_ptr is not None:
         count = tl.where(tl.load(row_ptr + B + row) < float("inf"), 0, most + 1)
     theta = reached_by(small_ptr, smalls, k, LANES)
+    highest = tl.load(limit_ptr + row)
     chunks = tl.cdiv(parts, LANES)
     for step in range(2 * chunks):
         beyond = step >= chunks
         if step == chunks:
-            limit = value_of((worst >> 32).to(tl.int32))
+            limit = limit_of(worst, highest)
             count = tl.where(count_open(lower_ptr, parts, limit, LANES) <= 2 * most, count, most + 1)
         at = tl.where(beyond, step - chunks, step) * LANES + lanes
         low = tl.load(lower_ptr + at, mask=at < parts, other=float("nan"))
-        part = next_part(low, at, -1, parts, theta, worst, beyond)
+        part = next_part(low, at, -1, parts, theta, limit_of(worst, highest), worst < EMPTY, beyond)
         while (part < parts) & (count <= most):
             for first in tl.static_range(0, WIDTH, BN):
                 target = part * WIDTH + first
@@ -122,7 +124,8 @@ def keep(
                 key = tl.where(target + offs_n < N, (order << 32) | (target + offs_n), NONE)
                 kept, worst = insert(kept, worst, key)
             count += 1
-            part = next_part(low, at, part, parts, theta, worst, beyond)
+            part = next_part(low, at, part, parts, theta, limit_of(worst, highest), worst < EMPTY, beyond)
+    kept = tl.where(kept < EMPTY, kept, INFINITE + slot)
     kept = tl.sort(tl.where(slot < k, kept, NONE))
     out = tl.cast(row, tl.int64) * k + slot
     tl.store(value_ptr + out, value_of((kept >> 32).to(tl.int32)), mask=slot < k)
@@ -134,10 +137,14 @@ def keep(
 
 
 @triton.jit
-def next_part(low, places, after, none, theta, worst, beyond):
+def limit_of(worst, highest):
+    """The largest score that is kept once there are k, or the highest that is asked for."""
+    return tl.minimum(tl.where(worst < EMPTY, value_of((worst >> 32).to(tl.int32)), float("inf")), highest)
+
+
+@triton.jit
+def next_part(low, places, after, none, theta, limit, full, beyond):
     """The first part after `after` that may hold one of the k smallest: one up to θ, or one beyond."""
-    full = worst < EMPTY
-    limit = tl.where(full, value_of((worst >> 32).to(tl.int32)), float("inf"))
     may = (low <= limit) & ((low > theta) == beyond)
     return first_where(may & ((low < float("inf")) | (not full)) & (places > after), places, none)
 
@@ -154,16 +161,16 @@ def room(x: Tensor, k: int) -> Kept:
 
 
 def keep_smallest(
-    x: Tensor, y: Tensor, bias: Tensor, form: Form, lower: Tensor, width: int, found: Kept, small: Tensor | None = None,
-    most: int = ALL, row: Tensor | None = None, count: Tensor | None = None, fallback: Tensor | None = None,
-    listed: Tensor | None = None,
+    x: Tensor, y: Tensor, bias: Tensor, form: Form, lower: Tensor, width: int, found: Kept, limit: Tensor,
+    small: Tensor | None = None, most: int = ALL, row: Tensor | None = None, count: Tensor | None = None,
+    fallback: Tensor | None = None, listed: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Fill `found` for the rows of x [B, D], given bounds of `width` targets at a time, [B, N / width or more]."""
     (b, k), (n, d) = found.value.shape, y.shape
     parts = triton.cdiv(n, width)
     tile = small if small is not None and small.shape[1] >= SPREAD * k else lower[:, :parts]
     keep[(b,)](
-        x, y, bias, b, n, d, lower, lower.shape[1], parts, tile, tile.stride(0), tile.shape[1], k, most, *found,
+        x, y, bias, b, n, d, lower, lower.shape[1], parts, tile, tile.stride(0), tile.shape[1], k, most, limit, *found,
         **form_constants(form), WIDTH=width, BN=min(width, CHUNK), BK=128 if d > 64 else 32, LANES=LANES,
         K=max(2, triton.next_power_of_2(k)), row_ptr=row, count_ptr=count, fallback_ptr=fallback, listed_ptr=listed,
         num_warps=4, maxnreg=REGISTERS,

@@ -116,26 +116,29 @@ def argmin(
 
 @on_device
 def certify_topk(
-    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None,
+    limit: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The k smallest float64 scores as float32, ascending, ties by index, the targets, and how many parts each row
-    opened, or one more than may be: the plain kernels decide such rows."""
+    opened, or one more than may be: the plain kernels decide such rows. See `triton_topk.topk` for the limit."""
     y, bias, fine = layout[0], bias.contiguous(), triton_topk.FINE
     n, parts = y.shape[0], []
     most = PER_TARGET * k + most_tiles(form, n, fine)
-    for part in slices(x, n, fine):
+    limits = slices(triton_topk.highest(x, limit), n, fine)
+    for part, highest in zip(slices(x, n, fine), limits, strict=True):
         found, (count, listed) = room(part, k), counters(part)
         if len(part):
             row, lower, group, _ = MODULES[form.kind].bounds_of(part, layout, bias, form, launch, True, fine)
-            keep_smallest(part, y, bias, form, lower, fine, found, group, most, row, count, listed)
-            triton_topk.keep_of_listed(part, y, bias, form, listed, lower, found)
+            keep_smallest(part, y, bias, form, lower, fine, found, highest, group, most, row, count, listed)
+            triton_topk.keep_of_listed(part, y, bias, form, listed, lower, found, highest)
         parts.append((*found, count))
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
 
 def topk(
-    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None,
+    limit: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     if not triton_topk.keeps(layout[0].shape[0], k):
         return triton_topk.longest(x, triton_backend.prepare(layout[0], form), bias, form, k)
-    return certify_topk(x, layout, bias, form, k, launch)[:2]
+    return certify_topk(x, layout, bias, form, k, launch, limit)[:2]

@@ -55,6 +55,11 @@ def slices(x: Tensor, n: int) -> tuple[Tensor, ...]:
     return x.contiguous().split(max(1, MINIMA * FINE // n))
 
 
+def highest(x: Tensor, limit: Tensor | None) -> Tensor:
+    """The limit of each row, [B], infinite where there is none."""
+    return x.new_full((x.shape[0],), torch.inf) if limit is None else limit
+
+
 def keeps(n: int, k: int) -> bool:
     """Whether k of n targets are few enough to be kept in registers, and parts enough to leave most closed."""
     return 0 < k <= MOST and WORTH * k * FINE <= n
@@ -62,17 +67,19 @@ def keeps(n: int, k: int) -> bool:
 
 @on_device
 def topk(
-    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int, launch: Launch | None = None,
+    limit: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The k smallest, of which those above limit [B] may be left out: (inf, any target) stands for them."""
     y, parts = layout[0], []
-    if not keeps(y.shape[0], k):
+    if not keeps(len(y), k):
         return longest(x, layout, bias, form, k)
-    for part in slices(x, y.shape[0]):
+    for part, most in zip(slices(x, len(y)), slices(highest(x, limit), len(y)), strict=True):
         found, tiles = room(part, k), tiling(part, layout, bias, form, launch)
         if len(part):
             lower = part.new_empty(len(part), tiles.target_tiles * tiles.launch.columns // FINE)
             minima_into(lower, tiles)
-            keep_smallest(part, y, tiles.bias, form, lower, FINE, found)
+            keep_smallest(part, y, tiles.bias, form, lower, FINE, found, most)
         parts.append(found)
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
@@ -83,7 +90,9 @@ def longest(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -
     return smallest.topk(score, layout[0].shape[0], width, k)
 
 
-def keep_of_listed(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor, lower: Tensor, found: Kept) -> None:
+def keep_of_listed(
+    x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor, lower: Tensor, found: Kept, limit: Tensor
+) -> None:
     """Write what is kept of the rows of x that `listed` names after their number, [1 + B] int32; uses up `lower`."""
     minima_into(lower, tiling_of_listed(x, y, bias, form, listed), listed)
-    keep_smallest(x, y, bias, form, lower, FINE, found, listed=listed)
+    keep_smallest(x, y, bias, form, lower, FINE, found, limit, listed=listed)

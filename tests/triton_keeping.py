@@ -111,6 +111,30 @@ def test_long_lists_come_from_blocks_of_scores(monkeypatch):
         assert (Truth(x, y, bias, INNER).topk(value.cpu(), index.cpu()) <= 1).all()
 
 
+@pytest.mark.parametrize("module", [screen, triton_backend])
+def test_nothing_above_a_limit_need_be_found(module):
+    x, y, bias = problem(4, 400, 9)
+    score = reference(x, y, bias, INNER).float().sort(1)
+    limit = torch.stack([score.values[0, 2], score.values[1, 0] - 1, score.values[2, 50], torch.tensor(torch.inf)])
+    layout = module.prepare(y.to(DEVICE), INNER)
+    value, index = module.topk(x.to(DEVICE), layout, bias.to(DEVICE), INNER, 6, None, limit.to(DEVICE))
+    value, index = value.cpu(), index.cpu()
+    near = score.values[:, :6] <= limit[:, None]
+    assert near.sum(1).tolist() == [3, 0, 6, 6]
+    assert torch.equal(index[near], score.indices[:, :6][near])
+    assert (value.diff(dim=1)[torch.isfinite(value[:, 1:])] >= 0).all()
+    assert (value[~near] > limit[:, None].expand(4, 6)[~near]).all()
+    assert ((index >= 0) & (index < 400)).all()
+
+
+def test_a_limit_leaves_parts_closed():
+    x, y, bias = problem(3, 400, 9)
+    layout = screen.prepare(y.to(DEVICE), INNER)
+    limit = reference(x, y, bias, INNER).float().amin(1).to(DEVICE)
+    opened = screen.certify_topk(x.to(DEVICE), layout, bias.to(DEVICE), INNER, 9, None, limit)[2]
+    assert (opened < certify(x, y, bias, 9, launch=None)[2].to(DEVICE)).all()
+
+
 def test_an_empty_batch_gives_empty_lists():
     assert [result.shape for result in certify(*problem(0, 90), 2)] == [(0, 2), (0, 2), (0,)]
     assert [result.shape for result in plain(*problem(0, 90), 2)] == [(0, 2), (0, 2)]

@@ -69,6 +69,18 @@ def test_margins_of_targets_that_come_in_blocks():
     assert all(torch.equal(a, b) for a, b in zip(whole, blocks, strict=True))
 
 
+@pytest.mark.parametrize("backend", ["triton", "triton_screen"])
+def test_the_k_smallest_of_targets_that_come_in_blocks(backend, monkeypatch):
+    x, y, bias = problem(3, 300, 6)
+    bias[200:] -= 1.0
+    monkeypatch.setattr(Cut, "block", 110)
+    form, score = FORMS["inner"], reference(x, y, bias, FORMS["inner"]).float().sort(1)
+    targets = kernels.in_blocks(Cut(y.to(DEVICE)), form, backend)
+    value, index = (r.cpu() for r in kernels.topk(x.to(DEVICE), targets, bias.to(DEVICE), 3))
+    assert torch.equal(index, score.indices[:, :3])
+    assert_close(value, score.values[:, :3].double())
+
+
 class Cut:
     """Targets in blocks of 11."""
 
