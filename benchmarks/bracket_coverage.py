@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from fastsdot import SemiDiscreteOT
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from problems import Uniform, grid, normal_to_points, shifted_line
+from closed_forms import Uniform, grid, normal_to_points, shifted_line
 
 
 def weights_of(ot: SemiDiscreteOT) -> np.ndarray:

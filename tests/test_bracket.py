@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from problems import Uniform, grid, normal_to_points, shifted_line
+from closed_forms import Uniform, grid, normal_to_points, shifted_line
 from scipy import optimize
 
 import fastsdot.bracket as module

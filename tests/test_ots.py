@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from problems import Uniform, grid, normal_to_points, relative, shifted_line
+from closed_forms import Uniform, grid, normal_to_points, relative, shifted_line
 from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 

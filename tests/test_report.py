@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from problems import Uniform, grid, normal_to_points
+from closed_forms import Uniform, grid, normal_to_points
 from scipy import stats
 
 from fastsdot import InvalidArgument, SemiDiscreteOT

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import Uniform, grid
+from closed_forms import Uniform, grid
 
 from fastsdot import InvalidArgument, Reason, SemiDiscreteOT, Width
 from fastsdot.report import Survey
