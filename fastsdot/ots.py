@@ -128,7 +128,7 @@ def evaluate(ot: "SemiDiscreteOT", source: SourceLike, samples: int, batch_size:
     require_number("samples", samples, above=1, whole=True)
     if batch_size is not None:
         require_number("batch_size", batch_size, above=0, whole=True)
-    return survey(ot, Sampler(ot, source), samples, min(batch_size or 4096, max(1, samples // 16))).report()
+    return survey(ot, Sampler(ot, source, later=True), samples, min(batch_size or 4096, max(1, samples // 16))).report()
 
 
 def survey(ot: "SemiDiscreteOT", sampler: Sampler, samples: int, batch: int) -> Survey:
@@ -176,7 +176,7 @@ def solve(
     n, started, history = ot.targets.shape[0], time.perf_counter(), []
     max_samples = max(BUDGET * n, 100 * rule.samples(n)) if max_samples is None else max_samples
     budget = max_samples - max(2, min(2 * rule.samples(n), max_samples // 5))  # the rest is for the last verdict
-    batch, sampler = batch_size or default_batch(ot), Sampler(ot, source, generator)
+    batch, sampler = batch_size or default_batch(ot), Sampler(ot, source, generator, later=True)
     pilot = sampler(max(2, min(PILOT, max(256, n // 4), budget // 4)))
     sampler.check()
     state, cold = begin(ot, pilot)

@@ -24,7 +24,7 @@ WIDEST = 2**24  # entries of a stage's lists, up to which they may be widened
 # Entries of lists that are kept, 8 bytes each: so many, and so many for each target where there is room. With 384 a
 # target a solve was stuck at χ² 0.08, and 512 took twice the samples that 1 024 took (docs/solver.md).
 ENTRIES, FOR_TARGET = 2**26, 1024
-ROOM, DEVICE_SHARE = 2**28, 0.25  # entries on a CPU, and the part of a GPU's free memory, at most
+ROOM, DEVICE_SHARE = 2**28, 0.25  # entries on a CPU, and the part of a GPU's memory, at most
 COORDINATES = 2**28  # of a stage's samples, up to which they are kept to be listed again
 SHOWING = 8192  # samples behind the rise that a target is allowed, at most,
 PAIRED = 2**33  # and coordinates of their pairs with targets, unless that is less than a sample for two targets
@@ -57,15 +57,18 @@ class Ascent:
 
 class Sampler:
     """Batches from a source, and how many samples were drawn; of several ranks the first draws for all, or each its
-    share of an `EveryRank`. What is made of them counts once `check` was called."""
+    share of an `EveryRank`. With `later`, a GPU looks whether they are finite when `check` is called, so that the host
+    waits for no single one: what is made of them counts from then on."""
 
-    def __init__(self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None):
+    def __init__(
+        self, ot: "SemiDiscreteOT", source: SourceLike, generator: torch.Generator | None = None, later: bool = False
+    ):
         source = over_ranks(source, ot.ranks)
         self.source = as_source(source, device=ot.device, generator=generator)
         self.even = evenly(source, ot.device, generator)
         self.shape, self.device, self.samples = ot.shape, ot.device, 0
         self.ranks = None if isinstance(source, EveryRank) else ot.ranks
-        self.later = ot.device.type != "cpu" and ot.ranks is None  # the host waits for no single batch to be looked at
+        self.later = later and ot.device.type != "cpu" and ot.ranks is None
         self.residue = torch.zeros((), device=ot.device)  # 0 x summed over batches: NaN where one of x is not finite
 
     def __call__(self, n: int, even: bool = False) -> Tensor:
@@ -183,7 +186,7 @@ class Stage:
 
 def room(n: int, device: torch.device) -> int:
     """Entries of lists that may be kept for n targets."""
-    most = ROOM if device.type == "cpu" else int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) // 8
+    most = int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[1]) // 8 if device.type == "cuda" else ROOM
     return max(ENTRIES, min(FOR_TARGET * n, most))
 
 

@@ -108,9 +108,11 @@ def keep(
     chunks = tl.cdiv(parts, LANES)
     for step in range(2 * chunks):
         beyond = step >= chunks
-        if step == chunks:
-            limit = limit_of(worst, highest)
-            count = tl.where(count_open(lower_ptr, parts, limit, LANES) <= 2 * most, count, most + 1)
+        if fallback_ptr is not None:  # known when this is compiled
+            first_beyond = step == chunks
+            if first_beyond:
+                limit = limit_of(worst, highest)
+                count = tl.where(count_open(lower_ptr, parts, limit, LANES) <= 2 * most, count, most + 1)
         at = tl.where(beyond, step - chunks, step) * LANES + lanes
         low = tl.load(lower_ptr + at, mask=at < parts, other=float("nan"))
         part = next_part(low, at, -1, parts, theta, limit_of(worst, highest), worst < EMPTY, beyond)

@@ -60,6 +60,7 @@ SCREEN_LAUNCHES: Table = {
     "power": {80: (Launch(16, 512, 4, 4, 2), Launch(32, 256, 4, 4, 2), Launch(64, 128, 4, 4, 2))},
 }
 COLUMNS = 512  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
+UNALIGNED = Launch(16, 64, 16, 4, 2)  # of listed rows whose targets are not aligned: larger tiles spill
 ALIGNMENT = 16  # leading dimensions: Triton vectorises loads, and compiles once, where it can prove this multiple
 PROGRAMS = 8  # per multiprocessor: enough to fill it twice over at any occupancy that these tiles reach
 LISTED = 64  # rows of a tile of listed rows, of which there are few or none
@@ -177,13 +178,19 @@ def tiling(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: La
     return Tiling(x, y, bias, tile_x, layout[-1], form, launch)
 
 
+def launch_of_listed(table: Table, form: Form, x: Tensor) -> Launch:
+    """The launch for rows of x [B, D] that a list names; few are expected, so one tile of them fills the device."""
+    if form.kind == "inner" and x.shape[1] % ALIGNMENT:
+        return UNALIGNED
+    return choose(table, form, x.device, min(len(x), LISTED), x.shape[1])
+
+
 def tiling_of_listed(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor) -> Tiling:
     """The operands for the rows of x that `listed` names after their number, [1 + B] int32, and row-major targets.
 
-    Few are expected, so one tile of them fills the device, and no second copy of the targets is kept for them.
+    No second copy of the targets is kept for them.
     """
-    d = x.shape[1]
-    launch = choose(LAUNCHES, form, x.device, min(len(x), LISTED), d)
+    d, launch = x.shape[1], launch_of_listed(LAUNCHES, form, x)
     if form.kind != "inner":  # see `power_of_rows`
         launch = replace(launch, depth=4 if d % 4 == 0 and y.data_ptr() % 16 == 0 else 1)
     rows = x.index_select(0, listed[1:])

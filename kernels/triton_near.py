@@ -129,7 +129,7 @@ class Near:
     def listed(self) -> Tensor:
         """How many rows were left out, and which, in ascending order, [1 + B] int32; the others follow."""
         out = self.count > self.most
-        return torch.cat([out.sum()[None], torch.sort(~out, stable=True).indices]).int()
+        return torch.cat([out.sum()[None], torch.sort((~out).byte(), stable=True).indices]).int()
 
     def add_to(self, mass: Tensor, weight: Tensor, scale: Tensor) -> None:
         """Add Σ_i r_i p_ij · scale to mass [N] int64."""

@@ -118,4 +118,5 @@ def rescore(
         if count > most:
             tl.store(fallback_ptr + 1 + tl.atomic_add(fallback_ptr, 1), row)
     tl.store(value_ptr + row, value.to(tl.float32))
+    index = tl.minimum(index, N - 1)  # past the end where no score is a number
     tl.store(index_ptr + row, index.to(tl.int64))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import triton_screen_inner as inner
 from .form import Form
-from .triton_launch import COLUMN_LAUNCHES, Tiling, choose, on_device, tiling_of_listed
+from .triton_launch import COLUMN_LAUNCHES, Tiling, launch_of_listed, on_device, tiling_of_listed
 from .triton_near import UNIT, Near
 from .triton_soft import masses, row_values
 
@@ -65,7 +65,7 @@ def soft_marginal(
         found.add_to(whole, weight[rows], scale)
         tiles = tiling_of_listed(x[rows], y, bias, form, found.listed)
         own = finish(tiles, found, epsilon)
-        tiles = replace(tiles, launch=choose(COLUMN_LAUNCHES, form, x.device, tiles.launch.rows, x.shape[1]))
+        tiles = replace(tiles, launch=launch_of_listed(COLUMN_LAUNCHES, form, x))
         rest += masses(tiles, own, weight[rows].index_select(0, found.listed[1:]), epsilon, found.listed)
         value[rows] = found.value
     return value, (whole / scale).to(rest.dtype) + rest

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import smallest
 from .form import Form
 from .triton_keep import MOST, Kept, keep_smallest, room
-from .triton_launch import Launch, Tiling, on_device, tiling, tiling_of_listed
+from .triton_launch import Launch, Tiling, on_device, splits, tiling, tiling_of_listed
 from .triton_scores import block_score
 from .triton_tiles import score_tile
 
@@ -20,34 +20,36 @@ MINIMA = 2**27  # kept at once; more rows are taken in slices
 WORTH = 4  # parts for each score that is kept; with fewer, most would be opened
 
 
-@triton.jit(do_not_specialize=["B", "N"])
+@triton.jit(do_not_specialize=["B", "N", "group_size"])
 def part_minima(
-    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, lower_ptr, stride,
+    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, lower_ptr, stride, group_size,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FINE: tl.constexpr, listed_ptr=None,
 ):  # fmt: skip
     """The smallest score of FINE targets at a time, lower [B, stride]; with a list, x holds its rows."""
     if listed_ptr is not None:
         B = tl.load(listed_ptr)
-        if tl.program_id(0) >= tl.cdiv(B, BM) * tl.cdiv(N, BN):
+        if tl.program_id(0) // tl.maximum(tl.cdiv(B, BM), 1) * group_size >= tl.cdiv(N, BN) * tl.minimum(B, 1):
             return
     row_tiles = tl.cdiv(B, BM)
-    tile = tl.program_id(0) // row_tiles
+    first = tl.program_id(0) // row_tiles * group_size
     row = (tl.program_id(0) % row_tiles) * BM
-    score = score_tile(
-        x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
-        INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK, listed_ptr is not None,
-    )  # fmt: skip
-    low = tl.min(tl.reshape(score, (BM, BN // FINE, FINE)), 2)
     offs_m = (row + tl.arange(0, BM))[:, None]
-    out = offs_m.to(tl.int64) * stride + tile * (BN // FINE) + tl.arange(0, BN // FINE)[None, :]
-    tl.store(lower_ptr + out, low, mask=offs_m < B)
+    lower_ptr += offs_m.to(tl.int64) * stride + tl.arange(0, BN // FINE)[None, :]
+    for tile in range(first, tl.minimum(first + group_size, tl.cdiv(N, BN))):
+        score = score_tile(
+            x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
+            INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK, listed_ptr is not None,
+        )  # fmt: skip
+        low = tl.min(tl.reshape(score, (BM, BN // FINE, FINE)), 2)
+        tl.store(lower_ptr + tile * (BN // FINE), low, mask=offs_m < B)
 
 
 def minima_into(lower: Tensor, tiles: Tiling, listed: Tensor | None = None) -> None:
     """`part_minima` of all tiles, lower [B, at least N / FINE, up to a whole tile]."""
-    grid = (tiles.row_tiles * tiles.target_tiles,)
-    part_minima[grid](*tiles.operands, lower, lower.shape[1], **tiles.constants, FINE=FINE, listed_ptr=listed)
+    groups, size = splits(tiles.target_tiles, tiles.row_tiles if listed is None else 1, lower.device)
+    grid = (tiles.row_tiles * groups,)
+    part_minima[grid](*tiles.operands, lower, lower.shape[1], size, **tiles.constants, FINE=FINE, listed_ptr=listed)
 
 
 def slices(x: Tensor, n: int) -> tuple[Tensor, ...]:

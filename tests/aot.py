@@ -35,6 +35,7 @@ from fastsdot.kernels.triton_launch import (
     COLUMN_LAUNCHES,
     LAUNCHES,
     SCREEN_LAUNCHES,
+    UNALIGNED,
     Launch,
     available,
     form_constants,
@@ -98,12 +99,14 @@ class Case:
     launch: Launch
     extra: tuple[tuple[str, int], ...] = ()
     listed: bool = False  # of the rows that the screen left undecided
+    aligned: bool = True  # whether D is a multiple of 16
 
     @property
     def name(self) -> str:
         tile = f"{self.launch.rows}x{self.launch.columns}x{self.launch.depth}"
         extra = "".join(f" {key}={value}" for key, value in self.extra)
-        return f"{self.kernel} {self.form} sm_{self.arch} {tile}{extra}{' listed' * self.listed}"
+        rows = " listed" * self.listed + " unaligned" * (not self.aligned)
+        return f"{self.kernel} {self.form} sm_{self.arch} {tile}{extra}{rows}"
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,11 @@ def screen_cases(architectures: list[int]) -> list[Case]:
         extra = (("WIDTH", 1), ("GROUPS", 128))
         found.append(Case("nearest", "inner", arch, Launch(1, 1, 32, 4, 3), extra, listed=True))
         found.append(Case("part_minima", "inner", arch, plain, (("FINE", FINE),), listed=True))
+        column = available(COLUMN_LAUNCHES, FORMS["inner"], arch)
+        found += [Case("row_sums", "inner", arch, plain, listed=True)]
+        found += [Case("column_sums", "inner", arch, entry, listed=True) for entry in column if entry.rows == 64]
+        listed = {"tile_minima": (("WIDTH", 1),), "part_minima": (("FINE", FINE),), "row_sums": (), "column_sums": ()}
+        found += [Case(k, "inner", arch, UNALIGNED, extra, True, False) for k, extra in listed.items()]
     return found
 
 
@@ -221,7 +229,7 @@ def source_of(case: Case) -> ASTSource:
         kind = TYPES.get((case.kernel, name)) or TYPES.get(name, "*fp32" if name.endswith("_ptr") else "i32")
         signature[name] = "constexpr" if name in constants else kind
         whole = name == "D" and form.kind == "inner" and "ldx" in kernel.arg_names
-        if name not in constants and (name.endswith("_ptr") or name in ALIGNED or whole):
+        if name not in constants and (name.endswith("_ptr") or (case.aligned and (name in ALIGNED or whole))):
             attributes[(at,)] = [["tt.divisibility", 16]]
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
 

@@ -240,3 +240,17 @@ def test_offsets_beyond_32_bits(monkeypatch):
     )  # fmt: skip
     assert torch.equal(found.index, reference(x, y[-32:], torch.zeros(32), INNER).argmin(1) + 2**14)
     assert found.tiles.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("n", [20, 70])
+@pytest.mark.parametrize("name", ["inner", "l1"])
+def test_samples_that_are_no_numbers_have_indices_all_the_same(bad, name, n):
+    """On a GPU samples are looked at after the kernels have seen them; an index past the end would end the process."""
+    x, y, bias = problem(3, n, 6)
+    x[1], x[2, 3] = bad, -bad
+    form = FORMS[name]
+    x, bias, layout = x.to(DEVICE), bias.to(DEVICE), screen.prepare(y.to(DEVICE), form)
+    found = [run.argmin(x, layout, bias, form)[1] for run in (screen, triton_low)]
+    found += [screen.topk(x, layout, bias, form, k)[1] for k in (1, 2, 5)]
+    assert all(((index >= 0) & (index < n)).all() for index in found)
