@@ -50,6 +50,13 @@ def upper(norm):
     return tl.maximum(norm * UPWARD, TINY).to(tl.float32)
 
 
+@triton.jit
+def cautious(start):
+    """float64 to float32, less what rounding may add later; only what is infinite stays so."""
+    lowered = tl.minimum(start - ROUNDING * tl.abs(start) - UNDERFLOW, HIGHEST)
+    return tl.where(start < float("inf"), lowered, float("inf")).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["N"])
 def encode_targets(y_ptr, top_ptr, N, D, code_ptr, ld, bound_ptr, groups, BK: tl.constexpr):
     """WIDTH targets: their codes, zeros past N and D, and upper bounds of max‖δy‖ and max‖ŷ‖, [2, groups]."""
@@ -136,9 +143,7 @@ def lower_bias(
     start = tl.load(bias_ptr + offs_n, mask=offs_n < N, other=float("inf")).to(tl.float64)
     if CENTRED:
         start = about(centre_ptr, y_ptr, bias_ptr, start, column, N, D, SCALE, BN, BK)
-    lowered = start - ROUNDING * tl.abs(start) - UNDERFLOW
-    lowered = tl.where(start < float("inf"), tl.minimum(lowered, HIGHEST), float("inf"))
-    tl.store(lowered_ptr + offs_n, lowered.to(tl.float32))
+    tl.store(lowered_ptr + offs_n, cautious(start))
 
 
 @triton.jit

@@ -11,18 +11,11 @@ import triton
 import triton.language as tl
 
 from . import byte_grid
-from .triton_encode import HIGHEST, HUGE, ROUNDING, UNDERFLOW, UPWARD
+from .triton_encode import HUGE, UPWARD, cautious
 
 LARGEST = tl.constexpr(byte_grid.LARGEST)
 SUMMED = tl.constexpr(byte_grid.SUMMED)
 CONVERTED = tl.constexpr(byte_grid.CONVERTED)
-
-
-@triton.jit
-def cautious(start):
-    """float64 to float32, less what rounding may add later; only what is infinite stays so."""
-    lowered = tl.minimum(start - tl.abs(start) * ROUNDING - UNDERFLOW, HIGHEST)
-    return tl.where(start < float("inf"), lowered, float("inf")).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["N"])

@@ -208,6 +208,11 @@ def on_device(reduction: Callable[..., Result]) -> Callable[..., Result]:
     return run
 
 
+def in_slices(x: Tensor, each: int, most: int) -> tuple[Tensor, ...]:
+    """The rows of x, at most so many at a time that `each` numbers of every row are `most` together."""
+    return x.contiguous().split(max(1, most // each))
+
+
 def splits(parts: int, others: int, device: torch.device) -> tuple[int, int]:
     """How many groups of how many tiles `parts` are split into, so that `others` × groups programs fill the device."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -37,7 +37,7 @@ def next_open(low, limit, places, after, none):
 
 @triton.jit
 def count_open(low_ptr, count, limit, LANES: tl.constexpr):
-    """How many bounds are at most the limit; a row with twice as many as may be opened is given up at once."""
+    """How many bounds are at most the limit."""
     lanes = tl.arange(0, LANES)
     found = tl.zeros((LANES,), tl.int32)
     for start in range(0, count, LANES):

@@ -19,7 +19,7 @@ from . import triton_backend, triton_screen_inner, triton_screen_l1, triton_topk
 from .form import Form
 from .triton_argmin import argmin_of_listed
 from .triton_keep import keep_smallest, room
-from .triton_launch import Launch, form_constants, on_device
+from .triton_launch import Launch, form_constants, in_slices, on_device
 from .triton_rescore import rescore
 from .triton_soft_screen import soft_marginal as soft_marginal, softmin as softmin
 
@@ -51,7 +51,7 @@ def prepare(y: Tensor, form: Form) -> list[Tensor]:
 
 def slices(x: Tensor, n: int, fine: int) -> tuple[Tensor, ...]:
     """The rows of x, at most so many at a time that `BOUNDS` suffice."""
-    return x.contiguous().split(max(1, BOUNDS // -(-n // fine)))
+    return in_slices(x, -(-n // fine), BOUNDS)
 
 
 class Candidates(NamedTuple):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import triton_screen_inner as inner
 from .form import Form
-from .triton_launch import COLUMN_LAUNCHES, Tiling, launch_of_listed, on_device, tiling_of_listed
+from .triton_launch import COLUMN_LAUNCHES, Tiling, in_slices, launch_of_listed, on_device, tiling_of_listed
 from .triton_near import UNIT, Near
 from .triton_soft import masses, row_values
 
@@ -23,9 +23,9 @@ def most_parts(n: int) -> int:
     return max(FEWEST, n // FINE // WORTH)
 
 
-def slices(x: Tensor, n: int) -> list[slice]:
-    rows = max(1, ENTRIES // max(-(-n // FINE), most_parts(n) * FINE))
-    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+def slices(x: Tensor, n: int) -> tuple[Tensor, ...]:
+    """The rows of x, at most so many at a time that `ENTRIES` suffice for bounds and for shares; none of no rows."""
+    return in_slices(x, max(-(-n // FINE), most_parts(n) * FINE), ENTRIES) if len(x) else ()
 
 
 def near(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Near:
@@ -44,28 +44,27 @@ def finish(tiles: Tiling, found: Near, epsilon: float) -> Tensor:
 
 @on_device
 def softmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Tensor:
-    x, bias, value = x.contiguous(), bias.contiguous(), x.new_empty(x.shape[0])
-    for rows in slices(x, layout[0].shape[0]):
-        found = near(x[rows], layout, bias, form, epsilon)
-        finish(tiling_of_listed(x[rows], layout[0], bias, form, found.listed), found, epsilon)
-        value[rows] = found.value
-    return value
+    y, bias, values = layout[0], bias.contiguous(), [x.new_empty(0)]
+    for part in slices(x, len(y)):
+        found = near(part, layout, bias, form, epsilon)
+        finish(tiling_of_listed(part, y, bias, form, found.listed), found, epsilon)
+        values.append(found.value)
+    return torch.cat(values)
 
 
 @on_device
 def soft_marginal(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, row_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    x, y, bias, weight = x.contiguous(), layout[0], bias.contiguous(), row_weight.contiguous()
-    scale = UNIT / weight.abs().sum(dtype=torch.float64).clamp(min=1e-280)
+    y, bias, values = layout[0], bias.contiguous(), [x.new_empty(0)]
+    scale = UNIT / row_weight.abs().sum(dtype=torch.float64).clamp(min=1e-280)
     whole, rest = torch.zeros(len(y), dtype=torch.int64, device=x.device), torch.zeros_like(bias)
-    value = x.new_empty(x.shape[0])
-    for rows in slices(x, len(y)):
-        found = near(x[rows], layout, bias, form, epsilon)
-        found.add_to(whole, weight[rows], scale)
-        tiles = tiling_of_listed(x[rows], y, bias, form, found.listed)
+    for part, weight in zip(slices(x, len(y)), slices(row_weight, len(y)), strict=True):
+        found = near(part, layout, bias, form, epsilon)
+        found.add_to(whole, weight, scale)
+        tiles = tiling_of_listed(part, y, bias, form, found.listed)
         own = finish(tiles, found, epsilon)
-        tiles = replace(tiles, launch=launch_of_listed(COLUMN_LAUNCHES, form, x))
-        rest += masses(tiles, own, weight[rows].index_select(0, found.listed[1:]), epsilon, found.listed)
-        value[rows] = found.value
-    return value, (whole / scale).to(rest.dtype) + rest
+        tiles = replace(tiles, launch=launch_of_listed(COLUMN_LAUNCHES, form, part))
+        rest += masses(tiles, own, weight.index_select(0, found.listed[1:]), epsilon, found.listed)
+        values.append(found.value)
+    return torch.cat(values), (whole / scale).to(rest.dtype) + rest

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import smallest
 from .form import Form
 from .triton_keep import MOST, Kept, keep_smallest, room
-from .triton_launch import Launch, Tiling, on_device, splits, tiling, tiling_of_listed
+from .triton_launch import Launch, Tiling, in_slices, on_device, splits, tiling, tiling_of_listed
 from .triton_scores import block_score
 from .triton_tiles import score_tile
 
@@ -52,11 +52,6 @@ def minima_into(lower: Tensor, tiles: Tiling, listed: Tensor | None = None) -> N
     part_minima[grid](*tiles.operands, lower, lower.shape[1], size, **tiles.constants, FINE=FINE, listed_ptr=listed)
 
 
-def slices(x: Tensor, n: int) -> tuple[Tensor, ...]:
-    """The rows of x, at most so many at a time that `MINIMA` suffice."""
-    return x.contiguous().split(max(1, MINIMA * FINE // n))
-
-
 def highest(x: Tensor, limit: Tensor | None) -> Tensor:
     """The limit of each row, [B], infinite where there is none."""
     return x.new_full((x.shape[0],), torch.inf) if limit is None else limit
@@ -76,7 +71,8 @@ def topk(
     y, parts = layout[0], []
     if not keeps(len(y), k):
         return longest(x, layout, bias, form, k)
-    for part, most in zip(slices(x, len(y)), slices(highest(x, limit), len(y)), strict=True):
+    each = triton.cdiv(len(y), FINE)
+    for part, most in zip(in_slices(x, each, MINIMA), in_slices(highest(x, limit), each, MINIMA), strict=True):
         found, tiles = room(part, k), tiling(part, layout, bias, form, launch)
         if len(part):
             lower = part.new_empty(len(part), tiles.target_tiles * tiles.launch.columns // FINE)
