@@ -16,7 +16,7 @@ from fastsdot.kernels import Form, refusal
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-FILES = ("reductions", "screening", "measuring", "keeping", "scoring", "softening", "listing")
+FILES = ("reductions", "certifying", "screening", "measuring", "keeping", "scoring", "softening", "listing")
 
 
 @pytest.mark.parametrize("name", FILES)

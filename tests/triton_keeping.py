@@ -4,16 +4,13 @@ import pytest
 import torch
 from compare import Truth, reference
 from kernel_cases import FORMS, double, lattice, problem
+from triton_screens import DEVICE, INNER, TILES, assert_smallest
 
 from fastsdot.kernels import naive, triton_backend, triton_keep, triton_low, triton_screen as screen, triton_topk
 from fastsdot.kernels.triton_launch import Launch
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-INNER = FORMS["inner"]
-TILES = Launch(16, 64, 16, 4, 2)
 
-
-def certify(x, y, bias, k, form=INNER, launch=TILES):
+def certify(x, y, bias, k, form=INNER, launch=TILES["inner"]):
     """Values, indices and the number of opened parts, on the CPU."""
     layout = screen.prepare(y.to(DEVICE), form)
     return [r.cpu() for r in screen.certify_topk(x.to(DEVICE), layout, bias.to(DEVICE), form, k, launch)]
@@ -22,14 +19,6 @@ def certify(x, y, bias, k, form=INNER, launch=TILES):
 def plain(x, y, bias, k, form=INNER, launch=None):
     layout = triton_backend.prepare(y.to(DEVICE), form)
     return [r.cpu() for r in triton_topk.topk(x.to(DEVICE), layout, bias.to(DEVICE), form, k, launch)]
-
-
-def assert_smallest(x, y, bias, k, value, index, form=INNER):
-    """The k smallest float64 scores, rounded once, in order of value and then of index."""
-    score = reference(x, y, bias, form).float()
-    expected = torch.sort(score, dim=1, stable=True)
-    assert torch.equal(index, expected.indices[:, :k])
-    torch.testing.assert_close(value, expected.values[:, :k], rtol=3e-7, atol=1e-30)
 
 
 @pytest.mark.parametrize(("b", "n", "d", "k"), [(1, 40, 1, 1), (4, 300, 9, 7), (2, 700, 130, 20)])

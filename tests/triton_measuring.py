@@ -2,43 +2,23 @@
 
 import pytest
 import torch
-from compare import assert_argmin, reference, regret
-from kernel_cases import FORMS, lattice, problem
+from compare import reference, regret
+from kernel_cases import FORMS, problem
+from triton_screens import DEVICE, L1, TILES, assert_certified, assert_smallest, certify
 
 from fastsdot.kernels import triton_launch, triton_low, triton_screen as screen, triton_screen_l1 as l1
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_launch import Launch
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-L1 = FORMS["l1"]
-TILES = Launch(16, 256, 4, 4, 2)
-
-
-def certify(x, y, bias, launch=TILES):
-    """Value, index, candidate parts and undecided rows, and the index that float64 gives."""
-    layout = screen.prepare(y.to(DEVICE), L1)
-    results = screen.certify(x.to(DEVICE), layout, bias.to(DEVICE), L1, launch)
-    return *(result.cpu() for result in results), reference(x, y, bias, L1).argmin(1)
-
-
-def assert_certified(x, y, bias, launch=TILES):
-    """The index is the float64 argmin in every row, and no row needed the plain kernels."""
-    value, index, parts, undecided, expected = certify(x, y, bias, launch)
-    assert torch.equal(index, expected)
-    assert not undecided.any()
-    assert (parts > 0).all()
-    torch.testing.assert_close(value.double(), reference(x, y, bias, L1).amin(1), rtol=1e-6, atol=1e-30)
-    return parts
-
 
 @pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 1), (3, 50, 5), (17, 300, 33)])
 def test_the_index_is_the_float64_argmin(b, n, d):
-    assert_certified(*problem(b, n, d))
+    assert_certified(*problem(b, n, d), L1)
 
 
 @pytest.mark.parametrize("b", [2, 20, 33])
 def test_launches_that_users_get(b):
-    assert_certified(*problem(b, 140, 3), launch=None)
+    assert_certified(*problem(b, 140, 3), L1, launch=None)
 
 
 def pairs(x, y, bias, margin=True):
@@ -47,7 +27,7 @@ def pairs(x, y, bias, margin=True):
     Each target is repeated four times, the fewest that share a bound.
     """
     layout = screen.prepare(y.repeat_interleave(4, 0).to(DEVICE), L1)
-    bounds = l1.bounds_of(x.to(DEVICE), layout, bias.repeat_interleave(4).to(DEVICE), L1, TILES, margin, 4)
+    bounds = l1.bounds_of(x.to(DEVICE), layout, bias.repeat_interleave(4).to(DEVICE), L1, TILES["power"], margin, 4)
     _, row_sums = l1.encode(x.to(DEVICE), *layout[3:], 16, 16 * -(-len(x) // 16), 4)
     taken = row_sums[1:, : len(x)].sum(0)[:, None] + layout[2][2, : 4 * len(y) : 4]
     return bounds.lower[:, : len(y)].cpu().double(), reference(x, y, bias, L1), 2 * taken.cpu(), bounds.row
@@ -118,104 +98,39 @@ def test_estimates_take_nothing_off_for_codes():
     assert (row == 0).all()
 
 
-def test_ties_go_to_the_smallest_index():
-    x, y, bias = lattice(5, 90)
-    _, index, _, _, expected = certify(x, y, bias)
-    assert torch.equal(index, expected)
-
-
-@pytest.mark.parametrize("dead", [slice(0, 64), slice(40, 130), slice(0, 129)])
-def test_an_infinite_bias_is_never_chosen(dead):
-    x, y, bias = problem(4, 130)
-    bias[dead] = torch.inf
-    assert_certified(x, y, bias)
-
-
-def test_nothing_to_choose_from_is_infinite_and_never_nan():
-    x, y, bias = problem(4, 40)
-    value, index, *_ = certify(x, y, torch.full_like(bias, torch.inf))
-    assert (value == torch.inf).all()
-    assert (index == 0).all()
-
-
 @pytest.mark.parametrize("scale", [1e-30, 1e-4, 1e4, 1e30])
 def test_any_scale(scale):
     x, y, bias = problem(6, 100, 7)
-    assert_certified(scale * x, scale * y, scale * bias)
-
-
-@pytest.mark.parametrize("bias_scale", [1e-38, 1e30, 3e38])
-def test_any_bias(bias_scale):
-    x, y, bias = problem(6, 100, 7)
-    bias = bias_scale * (bias / bias.abs().max())
-    _, index, _, _, expected = certify(x, y, bias)
-    assert (regret(reference(x, y, bias, L1), index) == 0).all()
-    assert torch.equal(index, expected)
+    assert_certified(scale * x, scale * y, scale * bias, L1)
 
 
 def test_rows_without_bounds_are_undecided_alone():
     x, y, bias = problem(6, 100, 7)
     x[2] *= 1e37
-    _, index, _, undecided, expected = certify(x, y, bias)
+    _, index, _, undecided, expected = certify(x, y, bias, L1)
     assert undecided.tolist() == [False, False, True, False, False, False]
     decided = torch.arange(6) != 2
     assert torch.equal(index[decided], expected[decided])
     assert (regret(reference(x, y, bias, L1), index)[2] <= 1e32).all()  # of scores of 1e37
 
 
-@pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 1), (5, 90, 16), (20, 40, 3)])
-def test_all_rows_undecided(b, n, d, monkeypatch):
-    monkeypatch.setattr(screen, "FEWEST", 0)
-    x, y, bias = problem(b, n, d)
-    value, index, _, undecided, _ = certify(x, y, bias)
-    assert undecided.all()
-    assert_argmin(x, y, bias, L1, value, index)
-
-
-def test_equal_targets_are_undecided_and_the_first_of_them_wins():
-    x, y, bias = problem(3, 700, 9)
-    _, index, _, undecided, _ = certify(x, y[:1].repeat(700, 1), torch.zeros_like(bias))
-    assert undecided.all()
-    assert (index == 0).all()
-
-
 def test_tiles_groups_and_slices_change_no_bit(monkeypatch):
     x, y, bias = problem(18, 300, 6)
-    first = certify(x, y, bias)
+    first = certify(x, y, bias, L1)
     for programs, launch, bounds in [(1, (16, 512), 2**27), (3, (32, 256), 100), (1000, (64, 128), 0)]:
         monkeypatch.setattr(triton_launch, "PROGRAMS", programs)
         monkeypatch.setattr(screen, "BOUNDS", bounds)
-        again = certify(x[: 4 if bounds == 0 else 18], y, bias, launch=Launch(*launch, 4, 4, 2))
+        again = certify(x[: 4 if bounds == 0 else 18], y, bias, L1, launch=Launch(*launch, 4, 4, 2))
         assert all(torch.equal(a[: len(b)], b) for a, b in zip(first, again, strict=True))
-
-
-def test_operands_need_not_be_contiguous():
-    x, y, bias = problem(6, 70, 5)
-    wide = torch.empty(70, 3)
-    wide[:, 1] = bias
-    spread = torch.empty(5, 12).T[::2]
-    spread.copy_(x)
-    assert torch.equal(certify(spread, y, wide[:, 1])[1], certify(x, y, bias)[1])
-
-
-def test_an_empty_batch_gives_empty_results():
-    assert [result.shape for result in certify(*problem(0, 20))[:4]] == [(0,)] * 4
 
 
 def test_without_the_certificate_the_score_is_near_the_best_and_exact_for_its_target():
     x, y, bias = problem(9, 300, 33)
     layout = triton_low.prepare(y.to(DEVICE), L1)
-    value, index = (r.cpu() for r in triton_low.argmin(x.to(DEVICE), layout, bias.to(DEVICE), L1, TILES))
+    value, index = (r.cpu() for r in triton_low.argmin(x.to(DEVICE), layout, bias.to(DEVICE), L1, TILES["power"]))
     score = reference(x, y, bias, L1)
     torch.testing.assert_close(value.double(), score.gather(1, index[:, None]).squeeze(1), rtol=1e-6, atol=1e-6)
     assert (regret(score, index) <= 33 * float(layout[4])).all()
-
-
-def assert_smallest(x, y, bias, k, value, index):
-    score = reference(x, y, bias, L1).float()
-    expected = torch.sort(score, dim=1, stable=True)
-    assert torch.equal(index.cpu(), expected.indices[:, :k])
-    torch.testing.assert_close(value.cpu(), expected.values[:, :k], rtol=3e-7, atol=1e-30)
 
 
 @pytest.mark.parametrize("most", [None, 0])
@@ -225,8 +140,8 @@ def test_the_k_smallest_are_those_of_float64(most, monkeypatch):
         monkeypatch.setattr(screen, "most_tiles", lambda *sizes: -4 * 7)
     x, y, bias = images(5, 300, 9)
     layout = screen.prepare(y.to(DEVICE), L1)
-    value, index, opened = screen.certify_topk(x.to(DEVICE), layout, bias.to(DEVICE), L1, 7, TILES)
-    assert_smallest(x, y, bias, 7, value, index)
+    value, index, opened = screen.certify_topk(x.to(DEVICE), layout, bias.to(DEVICE), L1, 7, TILES["power"])
+    assert_smallest(x, y, bias, 7, value.cpu(), index.cpu(), L1)
     assert (opened.cpu() == 1).all() if most == 0 else (opened.cpu() <= 2 * 7 + 4).all()
 
 

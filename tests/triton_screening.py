@@ -7,34 +7,14 @@ tests run compiled; the bounds allow for it in both cases.
 import pytest
 import torch
 from compare import assert_argmin, reference, regret
-from kernel_cases import FORMS, lattice, problem
+from kernel_cases import FORMS, problem
+from triton_screens import DEVICE, INNER, TILES, assert_certified, certify
 
 from fastsdot.kernels import triton_launch, triton_low, triton_screen as screen, triton_screen_inner as inner
 from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_encode import WIDTH
 from fastsdot.kernels.triton_launch import Launch
 from fastsdot.kernels.triton_rescore import rescore
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-INNER = FORMS["inner"]
-TILES = Launch(16, 64, 16, 4, 2)
-
-
-def certify(x, y, bias, form=INNER, launch=TILES):
-    """Value, index, candidate tiles and undecided rows, and the index that float64 gives."""
-    layout = screen.prepare(y.to(DEVICE), form)
-    results = screen.certify(x.to(DEVICE), layout, bias.to(DEVICE), form, launch)
-    return *(result.cpu() for result in results), reference(x, y, bias, form).argmin(1)
-
-
-def assert_certified(x, y, bias, form=INNER, launch=TILES):
-    """The index is the float64 argmin in every row, and no row needed the plain kernels."""
-    value, index, tiles, undecided, expected = certify(x, y, bias, form, launch)
-    assert torch.equal(index, expected)
-    assert not undecided.any()
-    assert (tiles > 0).all()
-    torch.testing.assert_close(value.double(), reference(x, y, bias, form).amin(1), rtol=1e-6, atol=1e-30)
-    return tiles
 
 
 @pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 1), (3, 50, 5), (9, 150, 33)])
@@ -51,7 +31,7 @@ def parts_of(x, y, bias, form=INNER, fine=WIDTH.value):
     """Lower bounds of `fine` targets at a time, their smallest scores, and the largest margin that bounds leave."""
     x, y, bias = x.to(DEVICE), y.to(DEVICE), bias.to(DEVICE)
     layout = screen.prepare(y, form)
-    bounds = inner.bounds_of(x, layout, bias, form, TILES, True, fine)
+    bounds = inner.bounds_of(x, layout, bias, form, TILES["inner"], True, fine)
     score = reference(x, y, bias, form)
     filled = torch.nn.functional.pad(score, (0, -score.shape[1] % fine), value=torch.inf)
     exact = filled.unflatten(1, (-1, fine)).amin(2)
@@ -87,39 +67,10 @@ def test_the_margin_of_ordinary_data_is_small():
     assert (margin < 0.01 * exact.abs().mean()).all()
 
 
-def test_ties_go_to_the_smallest_index():
-    x, y, bias = lattice(5, 90)
-    _, index, _, _, expected = certify(x, y, bias)
-    assert torch.equal(index, expected)
-
-
-@pytest.mark.parametrize("dead", [slice(0, 64), slice(40, 130), slice(0, 129)])
-def test_an_infinite_bias_is_never_chosen(dead):
-    x, y, bias = problem(4, 130)
-    bias[dead] = torch.inf
-    assert_certified(x, y, bias)
-
-
-def test_nothing_to_choose_from_is_infinite_and_never_nan():
-    x, y, bias = problem(4, 40)
-    value, index, *_ = certify(x, y, torch.full_like(bias, torch.inf))
-    assert (value == torch.inf).all()
-    assert (index == 0).all()
-
-
 @pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
 def test_any_scale(scale):
     x, y, bias = problem(6, 100, 7)
     assert_certified(scale * x, scale * y, bias * scale**2)
-
-
-@pytest.mark.parametrize("bias_scale", [1e-38, 1e30, 3e38])
-def test_any_bias(bias_scale):
-    x, y, bias = problem(6, 100, 7)
-    bias = bias_scale * (bias / bias.abs().max())
-    _, index, _, _, expected = certify(x, y, bias)
-    assert (regret(reference(x, y, bias, INNER), index) == 0).all()
-    assert torch.equal(index, expected)
 
 
 def test_rows_without_bounds_are_undecided_alone():
@@ -141,22 +92,6 @@ def test_rows_with_too_many_candidates_are_decided_by_the_plain_kernels(monkeypa
     assert torch.equal(undecided, tiles > 1)
     assert torch.equal(index[~undecided], expected[~undecided])
     assert_argmin(x, y, bias, INNER, value, index)
-
-
-@pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 1), (5, 90, 16), (20, 40, 3)])
-def test_all_rows_undecided(b, n, d, monkeypatch):
-    monkeypatch.setattr(screen, "FEWEST", 0)
-    x, y, bias = problem(b, n, d)
-    value, index, _, undecided, _ = certify(x, y, bias)
-    assert undecided.all()
-    assert_argmin(x, y, bias, INNER, value, index)
-
-
-def test_equal_targets_are_undecided_and_the_first_of_them_wins():
-    x, y, bias = problem(3, 700, 9)
-    _, index, _, undecided, _ = certify(x, y[:1].repeat(700, 1), torch.zeros_like(bias))
-    assert undecided.all()
-    assert (index == 0).all()
 
 
 def test_tiles_groups_and_slices_change_no_bit(monkeypatch):
@@ -185,23 +120,10 @@ def test_samples_that_share_a_mean_are_coded_about_it(monkeypatch):
     assert (lower <= exact).all()
 
 
-def test_operands_need_not_be_contiguous():
-    x, y, bias = problem(6, 70, 5)
-    wide = torch.empty(70, 3)
-    wide[:, 1] = bias
-    spread = torch.empty(5, 12).T[::2]
-    spread.copy_(x)
-    assert torch.equal(certify(spread, y, wide[:, 1])[1], certify(x, y, bias)[1])
-
-
-def test_an_empty_batch_gives_empty_results():
-    assert [result.shape for result in certify(*problem(0, 20))[:4]] == [(0,)] * 4
-
-
 def test_without_the_certificate_the_score_is_near_the_best_and_exact_for_its_target():
     x, y, bias = problem(9, 300, 33)
     layout = triton_low.prepare(y.to(DEVICE), INNER)
-    value, index = (r.cpu() for r in triton_low.argmin(x.to(DEVICE), layout, bias.to(DEVICE), INNER, TILES))
+    value, index = (r.cpu() for r in triton_low.argmin(x.to(DEVICE), layout, bias.to(DEVICE), INNER, TILES["inner"]))
     score = reference(x, y, bias, INNER)
     torch.testing.assert_close(value.double(), score.gather(1, index[:, None]).squeeze(1), rtol=1e-6, atol=1e-6)
     margin = parts_of(x, y, bias)[2].amax(1)
