@@ -31,7 +31,7 @@ VIEWS = {"view", "_unsafe_view", "expand", "slice", "select", "t", "transpose", 
 VIEWS |= {"alias", "detach", "as_strided", "split", "unbind", "diagonal", "empty", "new_empty", "empty_like"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount"}
 PHASES = {(ots, "collect"): "steps", (fitting, "maximise"): "fits"}
-# float16 products/s (of tf32 half as many), lane instructions/s and bytes/s of an H100 SXM; instructions a coordinate
+# float16 products/s, lane instructions/s and bytes/s of an H100 SXM; instructions a coordinate
 # of l1 in bytes, and by additions
 PRODUCTS, LANES, BYTES = 495e12, 33.5e12, 3.35e12
 BYTE_COORDINATE, PLAIN_COORDINATE = 0.286, 2.4
@@ -115,8 +115,8 @@ def seconds_at_peaks(call: tuple, n: int, d: int, cost: str) -> float:
         return 16 * rows * k / BYTES
     each, of = (n, rows) if name == "margins" else (rows, n)  # margins: the roles are exchanged
     pairs = each * of
-    if k > MOST:  # scores in blocks: three products of tf32, or two additions a coordinate, and selection by torch
-        plain = pairs * d * PLAIN_COORDINATE / LANES if cost == "l1" else 6 * pairs * d / PRODUCTS
+    if k > MOST:  # scores in blocks: three products, or two additions a coordinate, and selection by torch
+        plain = pairs * d * PLAIN_COORDINATE / LANES if cost == "l1" else 3 * pairs * d / PRODUCTS
         return plain + 12 * pairs / BYTES
     screen = pairs * d * BYTE_COORDINATE / LANES if cost == "l1" else pairs * d / PRODUCTS
     opened = each * OPENED * k * FINE * d * 4

@@ -29,7 +29,7 @@ from .triton_tiles import exact_scores, score_tile
 
 @triton.jit(do_not_specialize=["B", "N", "group_size"])
 def tile_minima(
-    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, value_ptr, where_ptr, group_size,
+    x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, B, N, D, ldx, ldy, value_ptr, where_ptr, group_size,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, WIDTH: tl.constexpr, listed_ptr=None,
 ):  # fmt: skip
@@ -50,7 +50,7 @@ def tile_minima(
     offs_n = tl.arange(0, BN)
     for tile in range(first, tl.minimum(first + group_size, tl.cdiv(N, BN))):
         score = score_tile(
-            x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
+            x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, row, tile * BN, B, N, D, ldx, ldy,
             INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK, listed_ptr is not None,
         )  # fmt: skip
         low = tl.min(score, 1)
@@ -144,9 +144,9 @@ def argmin(
 
 
 def argmin_of_listed(
-    x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor, value: Tensor, index: Tensor
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, listed: Tensor, value: Tensor, index: Tensor
 ) -> None:
     """Write value and index of the rows of x that `listed` names after their number, [1 + B] int32."""
     if len(x):
-        tiles = tiling_of_listed(x, y, bias, form, listed)
+        tiles = tiling_of_listed(x, layout, bias, form, listed)
         reduce(tiles, *splits(tiles.target_tiles, 1, x.device), value, index, x, listed)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .form import Form
+from .triton_halves import ALIGNMENT, halves
 
 Result = TypeVar("Result")
 
@@ -34,8 +35,8 @@ Table = dict[str, dict[int, tuple[Launch, ...]]]
 # the smallest tile reads the targets at the speed of memory all the same.
 LAUNCHES: Table = {
     "inner": {
-        90: (Launch(16, 128, 32, 4, 3), Launch(64, 128, 32, 4, 3), Launch(128, 128, 32, 8, 3)),
-        80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
+        90: (Launch(16, 128, 32, 8, 3), Launch(64, 128, 32, 4, 3), Launch(128, 128, 32, 8, 3)),
+        80: (Launch(16, 128, 32, 8, 3), Launch(64, 128, 32, 8, 3)),
     },
     "power": {80: (Launch(16, 512, 4, 4, 2),)},  # 32 rows halve the reads of targets, and spill with Triton 3.9
     "fractional power": {80: (Launch(16, 128, 4, 4, 2),)},
@@ -43,8 +44,8 @@ LAUNCHES: Table = {
 # Sums over the rows of a tile need more registers than sums along them: smaller tiles where those above would spill.
 COLUMN_LAUNCHES: Table = LAUNCHES | {
     "inner": {
-        90: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3), Launch(128, 64, 32, 8, 3)),
-        80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
+        90: (Launch(16, 128, 32, 8, 3), Launch(64, 64, 32, 4, 3), Launch(128, 64, 32, 8, 3)),
+        80: (Launch(16, 128, 32, 8, 3), Launch(64, 128, 32, 8, 3)),
     },
 }
 # The screens, by the same rule. Float16: a tile of 128 × 256 reads the least for a product (85 FLOP a byte); one
@@ -61,10 +62,9 @@ SCREEN_LAUNCHES: Table = {
 }
 COLUMNS = 512  # K-major copies end on a multiple of the widest tile, so that no load needs a mask
 UNALIGNED = Launch(16, 64, 16, 4, 2)  # of listed rows whose targets are not aligned: larger tiles spill
-ALIGNMENT = 16  # leading dimensions: Triton vectorises loads, and compiles once, where it can prove this multiple
 PROGRAMS = 8  # per multiprocessor: enough to fill it twice over at any occupancy that these tiles reach
 LISTED = 64  # rows of a tile of listed rows, of which there are few or none
-LOWEST_CAPABILITY = 80  # tf32 products begin here
+LOWEST_CAPABILITY = 80  # the oldest that the kernels are compiled for in tests
 
 # Finding the column inside the loop costs about 3 instructions a score; finding it afterwards reads one tile of targets
 # a row again. On an H100 (28.7e12 instructions/s, 3.35 TB/s) the second is less once N exceeds 12 × columns × D.
@@ -124,7 +124,8 @@ def k_major(v: Tensor, width: int, rows: int) -> Tensor:
 class Tiling:
     """One call's operands and tiles: x [B, D], y [N, D], bias [N], float32 and contiguous.
 
-    `tile_x` and `tile_y` are what tiles read: aligned rows for the inner form, K-major copies for the power form.
+    `tile_x` and `tile_y` are what tiles read: halves of samples and aligned targets for the inner form, with the units
+    of both, and K-major copies for the power form.
     """
 
     x: Tensor
@@ -134,6 +135,7 @@ class Tiling:
     tile_y: Tensor
     form: Form
     launch: Launch
+    units: tuple[Tensor | None, Tensor | None] = (None, None)
     row_major: bool = False  # whatever the form's tiles read as a rule
 
     @cached_property
@@ -150,9 +152,10 @@ class Tiling:
 
     @property
     def operands(self) -> tuple[Tensor | int, ...]:
-        """x, y, bias, B, N, D and the leading dimensions, as `score_tile` takes them."""
+        """x, y, bias, units, B, N, D and the leading dimensions, as `score_tile` takes them."""
         d = self.tile_y.shape[self.row_major or self.form.kind == "inner"]
-        return self.tile_x, self.tile_y, self.bias, *self.sizes, d, self.tile_x.shape[1], self.tile_y.shape[1]
+        tiles = self.tile_x, self.tile_y, self.bias, *self.units
+        return *tiles, *self.sizes, d, self.tile_x.shape[1], self.tile_y.shape[1]
 
     @property
     def constants(self) -> dict[str, int | float | bool]:
@@ -174,8 +177,10 @@ def tiling(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: La
     """The operands of one call, by the launch given or the one chosen for its shape."""
     x, y, bias = x.contiguous(), layout[0], bias.contiguous()
     launch = launch or choose(LAUNCHES, form, x.device, *x.shape)
-    tile_x = aligned(x) if form.kind == "inner" else k_major(x, max(ALIGNMENT, launch.rows), launch.depth)
-    return Tiling(x, y, bias, tile_x, layout[-1], form, launch)
+    if form.kind == "inner":
+        unit, tile_x = halves(x)
+        return Tiling(x, y, bias, tile_x, (layout[2:] or layout)[0], form, launch, (unit, layout[1]))
+    return Tiling(x, y, bias, k_major(x, max(ALIGNMENT, launch.rows), launch.depth), layout[1], form, launch)
 
 
 def launch_of_listed(table: Table, form: Form, x: Tensor) -> Launch:
@@ -185,15 +190,17 @@ def launch_of_listed(table: Table, form: Form, x: Tensor) -> Launch:
     return choose(table, form, x.device, min(len(x), LISTED), x.shape[1])
 
 
-def tiling_of_listed(x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor) -> Tiling:
+def tiling_of_listed(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, listed: Tensor) -> Tiling:
     """The operands for the rows of x that `listed` names after their number, [1 + B] int32, and row-major targets.
 
     No second copy of the targets is kept for them.
     """
-    d, launch = x.shape[1], launch_of_listed(LAUNCHES, form, x)
-    if form.kind != "inner":  # see `power_of_rows`
-        launch = replace(launch, depth=4 if d % 4 == 0 and y.data_ptr() % 16 == 0 else 1)
+    y, d, launch = layout[0], x.shape[1], launch_of_listed(LAUNCHES, form, x)
     rows = x.index_select(0, listed[1:])
+    if form.kind == "inner":
+        unit, tile_x = halves(rows)
+        return Tiling(rows, y, bias, tile_x, y, form, launch, (unit, layout[1]), row_major=True)
+    launch = replace(launch, depth=4 if d % 4 == 0 and y.data_ptr() % 16 == 0 else 1)  # see `power_of_rows`
     return Tiling(rows, y, bias, rows, y, form, launch, row_major=True)
 
 
@@ -209,8 +216,8 @@ def on_device(reduction: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def in_slices(x: Tensor, each: int, most: int) -> tuple[Tensor, ...]:
-    """The rows of x, at most so many at a time that `each` numbers of every row are `most` together."""
-    return x.contiguous().split(max(1, most // each))
+    """The rows of x, at most so many at a time that `each` numbers of every row are `most` together; all for none."""
+    return x.contiguous().split(max(1, most // each) if each else max(1, len(x)))
 
 
 def splits(parts: int, others: int, device: torch.device) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from .triton_tiles import score_tile
 # A score's noise needs registers beside the tile's: the largest tiles that do not spill.
 LAUNCHES: Table = {
     "inner": {
+        100: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 8, 3)),
         90: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3), Launch(128, 64, 32, 8, 3)),
         80: (Launch(16, 128, 32, 4, 3), Launch(64, 64, 32, 4, 3)),
     },
@@ -55,7 +56,8 @@ def gumbel(seed, row, target):
 
 @triton.jit(do_not_specialize=["B", "N", "group_size", "epsilon"])
 def tile_races(
-    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, seed_ptr, value_ptr, where_ptr, group_size, epsilon,
+    x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, B, N, D, ldx, ldy, seed_ptr, value_ptr, where_ptr, group_size,
+    epsilon,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +72,7 @@ def tile_races(
     offs_m, offs_n = row + tl.arange(0, BM), tl.arange(0, BN)
     for tile in range(first, tl.minimum(first + group_size, tl.cdiv(N, BN))):
         score = score_tile(
-            x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
+            x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, row, tile * BN, B, N, D, ldx, ldy,
             INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
         )  # fmt: skip
         score -= epsilon * gumbel(seed, offs_m, tile * BN + offs_n)

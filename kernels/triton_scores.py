@@ -14,7 +14,7 @@ SCORES = 2**25  # of a block
 
 @triton.jit(do_not_specialize=["B", "N", "start", "stop"])
 def tile_scores(
-    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, score_ptr, start, stop,
+    x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, B, N, D, ldx, ldy, score_ptr, start, stop,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -23,7 +23,7 @@ def tile_scores(
     row = (tl.program_id(0) % row_tiles) * BM
     column = tl.multiple_of(start, BN) + (tl.program_id(0) // row_tiles) * BN
     score = score_tile(
-        x_ptr, y_ptr, bias_ptr, row, column, B, N, D, ldx, ldy,
+        x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, row, column, B, N, D, ldx, ldy,
         INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK,
     )  # fmt: skip
     offs_m = (row + tl.arange(0, BM))[:, None]

@@ -26,9 +26,9 @@ from .triton_soft_screen import soft_marginal as soft_marginal, softmin as softm
 MODULES = {"inner": triton_screen_inner, "power": triton_screen_l1}  # what bounds the scores of a form, by kind
 BOUNDS = 2**27  # kept at once; more rows are taken in slices
 FINE = 32  # targets of a part; for the k smallest `triton_topk.FINE`
-# A row's share of a plain pass takes 6·N·D / 495e12 s for inner products and 2.4·N·D / 33.5e12 s for l1, exact scores
-# of 32 targets 4·32·D / 3.35e12 s (an H100's peaks): as much as those of N / 32 / 100 and N / 32 / 16 such parts.
-WORTH, FEWEST = {"inner": 100, "power": 16}, 16
+# A row's share of a plain pass takes 6·N·D / 990e12 s for inner products and 2.4·N·D / 33.5e12 s for l1, exact scores
+# of 32 targets 4·32·D / 3.35e12 s (an H100's peaks): as much as those of N / 32 / 200 and N / 32 / 16 such parts.
+WORTH, FEWEST = {"inner": 200, "power": 16}, 16
 PER_TARGET = 4  # parts for each of the k smallest, besides
 
 
@@ -103,7 +103,7 @@ def certify(
     most, parts = most_tiles(form, y.shape[0], FINE), []
     for part in slices(x, y.shape[0], FINE):
         found = screen(part, layout, bias, form, launch, most)
-        argmin_of_listed(part, y, bias, form, found.listed, found.value, found.index)
+        argmin_of_listed(part, layout, bias, form, found.listed, found.value, found.index)
         parts.append((found.value, found.index, found.tiles, found.tiles > most))
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
@@ -130,7 +130,7 @@ def certify_topk(
         if len(part):
             row, lower, group, _ = MODULES[form.kind].bounds_of(part, layout, bias, form, launch, True, fine)
             keep_smallest(part, y, bias, form, lower, fine, found, highest, group, most, row, count, listed)
-            triton_topk.keep_of_listed(part, y, bias, form, listed, lower, found, highest)
+            triton_topk.keep_of_listed(part, layout, bias, form, listed, lower, found, highest)
         parts.append((*found, count))
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .form import Form
 from .triton_encode import WIDEST, WIDTH, encode_samples, encode_targets, lower_bias
-from .triton_launch import ALIGNMENT, SCREEN_LAUNCHES, Launch, choose, splits
+from .triton_halves import ALIGNMENT, units
+from .triton_launch import SCREEN_LAUNCHES, Launch, choose, splits
 from .triton_rescore import Bounds
 
 PADDED = 512  # codes end on a multiple of the widest tile, so that no load needs a mask
@@ -66,14 +67,17 @@ def refusal(form: Form, d: int) -> str | None:
 
 
 def prepare(y: Tensor, form: Form) -> list[Tensor]:
-    """y [N, D]; codes [N', D'], float16; bounds [2, N' / WIDTH] on max‖δy‖ and max‖ŷ‖, and their maxima; max|y|."""
+    """y [N, D], units [N] for the plain kernels, codes [N', D'] float16; then bounds.
+
+    Those are [2, N' / WIDTH], on max‖δy‖ and max‖ŷ‖, then their maxima and max|y|.
+    """
     n, d = y.shape
     codes = torch.empty(-(-n // PADDED) * PADDED, -(-d // ALIGNMENT) * ALIGNMENT, dtype=torch.float16, device=y.device)
     rows, ld = codes.shape
     bounds = y.new_empty(2, rows // WIDTH.value)
     top = torch.linalg.vector_norm(y.flatten(), ord=float("inf"))
     encode_targets[(bounds.shape[1],)](y, top, n, d, codes, ld, bounds, bounds.shape[1], BK=32, num_warps=4)
-    return [y, codes, bounds, bounds.amax(1), top]
+    return [y, units(y), codes, bounds, bounds.amax(1), top]
 
 
 def centre_of(x: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ def centre_of(x: Tensor) -> Tensor:
 
 def encode(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch) -> tuple[Tensor, Tensor, Tensor]:
     """Codes [B', D'] of the samples, their (factor, A, C) [3, B], and the lowered biases [N']."""
-    (y, codes, _, largest, top), (b, d) = layout, x.shape
+    (y, _, codes, _, largest, top), (b, d) = layout, x.shape
     rows, ld = codes.shape
     centred = b >= CENTRED
     centre = centre_of(x) if centred else None
@@ -104,7 +108,7 @@ def bounds_of(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None, margin: bool, fine: int
 ) -> Bounds:
     """The bounds of rows of x; without the margin, the smallest scores in float16 in their place."""
-    (y, codes, bounds, *_), (b, d) = layout, x.shape
+    (y, _, codes, bounds, *_), (b, d) = layout, x.shape
     launch = launch or choose(SCREEN_LAUNCHES, form, x.device, b, d)
     samples, row, lowered = encode(x, layout, bias, form, launch)
     if not margin:

@@ -1,10 +1,7 @@
 """The tile of scores that every Triton kernel is built on: s_ij for BM rows of x and BN targets, [BM, BN] float32.
 
-The inner form runs on tensor cores. Each operand is split as v = v̂ + δv, v̂ rounded to tf32, and
-
-    ⟨x, y⟩ ≈ ⟨x̂, δy⟩ + ⟨δx, ŷ⟩ + ⟨x̂, ŷ⟩,   error below 2⁻²² |x_d y_d| a coordinate,
-
-the terms of BK coordinates are summed by the tensor core, which truncates, and the chunks in float32, which rounds.
+The inner form runs on tensor cores: three products of float16 halves a coordinate (`triton_halves`). Those of BK
+coordinates are summed by the tensor core, which truncates, and the chunks in float32, which rounds.
 The power form adds one coordinate after another from K-major copies of x and y, so that a thread keeps a row of
 targets in registers, reads contiguous memory and exchanges nothing.
 
@@ -18,31 +15,45 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # which has no
 
 
 @triton.jit
-def round_to_tf32(v):
-    """v to the nearest number with 10 explicit bits of fraction."""
-    return ((v.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+def halves_of(value):
+    """float32 of at most 2¹⁵ as the nearest float16 and what that leaves."""
+    high = value.to(tl.float16)
+    return high, (value - high.to(tl.float32)).to(tl.float16)
 
 
 @triton.jit
-def inner_tile(x_ptr, y_ptr, row, column, B, N, D, ldx, ldy, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """⟨x_i, y_j⟩ for row-major x and y, the next ones ldx and ldy elements on."""
+def reciprocal(unit):
+    """1 / u of powers of two, by one instruction."""
+    return (0x7F000000 - unit.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def inner_tile(
+    x_ptr, y_ptr, x_unit_ptr, y_unit_ptr, row, column, B, N, D, ldx, ldy,
+    SCALE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """SCALE · ⟨x_i, y_j⟩ for halves of x, the second ldx / 2 elements after the first, and row-major y."""
     offs_k = tl.arange(0, BK)
     offs_m = tl.minimum(tl.arange(0, BM), B - 1 - row)
     offs_n = tl.minimum(tl.arange(0, BN), N - 1 - column)
     x_ptrs = x_ptr + tl.cast(row, tl.int64) * ldx + offs_m[:, None] * ldx + offs_k[None, :]  # [BM, BK]
     y_ptrs = y_ptr + tl.cast(column, tl.int64) * ldy + offs_n[:, None] * ldy + offs_k[None, :]  # [BN, BK]
+    y_unit = tl.load(y_unit_ptr + column + offs_n)
     total = tl.zeros((BM, BN), tl.float32)
     for k in range(0, D, BK):
         mask_k = offs_k[None, :] < D - k
-        x = tl.load(x_ptrs, mask=mask_k, other=0.0)
-        y = tl.load(y_ptrs, mask=mask_k, other=0.0)
-        x_high, y_high = round_to_tf32(x), round_to_tf32(y)
-        part = tl.dot(x_high, (y - y_high).T, input_precision="tf32")
-        part = tl.dot(x - x_high, y_high.T, part, input_precision="tf32")
-        total += tl.dot(x_high, y_high.T, part, input_precision="tf32")
+        x_high = tl.load(x_ptrs, mask=mask_k, other=0.0)
+        x_low = tl.load(x_ptrs + ldx // 2, mask=mask_k, other=0.0)
+        y_high, y_low = halves_of(tl.load(y_ptrs, mask=mask_k, other=0.0) * y_unit[:, None])
+        part = tl.dot(x_high, y_low.T)
+        part = tl.dot(x_low, y_high.T, part)
+        total += tl.dot(x_high, y_high.T, part)
         x_ptrs += BK
         y_ptrs += BK
-    return total
+    # read here, and not before the loop, so that it has their registers
+    x_unit = tl.load(x_unit_ptr + row + tl.arange(0, BM), mask=tl.arange(0, BM) < B - row, other=1.0)
+    y_unit = tl.load(y_unit_ptr + column + tl.arange(0, BN), mask=tl.arange(0, BN) < N - column, other=1.0)
+    return total * ((SCALE * reciprocal(x_unit))[:, None] * reciprocal(y_unit)[None, :])
 
 
 @triton.jit
@@ -137,13 +148,13 @@ def root_of(total, WHOLE: tl.constexpr, FRACTION: tl.constexpr):
 
 @triton.jit
 def score_tile(
-    x_ptr, y_ptr, bias_ptr, row, column, B, N, D, ldx, ldy,
+    x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, row, column, B, N, D, ldx, ldy,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ROWS: tl.constexpr = False,
 ):  # fmt: skip
     """s_ij = form(x_i, y_j) + bias_j for rows from `row` and targets from `column`; ROWS when none is K-major."""
     if INNER:
-        form = -SCALE * inner_tile(x_ptr, y_ptr, row, column, B, N, D, ldx, ldy, BM, BN, BK)
+        form = -inner_tile(x_ptr, y_ptr, x_unit_ptr, y_unit_ptr, row, column, B, N, D, ldx, ldy, SCALE, BM, BN, BK)
     else:
         if ROWS:
             form = power_of_rows(x_ptr, y_ptr, row, column, B, N, D, ldx, ldy, WHOLE, FRACTION, BM, BN, BK)

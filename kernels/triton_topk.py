@@ -22,7 +22,7 @@ WORTH = 4  # parts for each score that is kept; with fewer, most would be opened
 
 @triton.jit(do_not_specialize=["B", "N", "group_size"])
 def part_minima(
-    x_ptr, y_ptr, bias_ptr, B, N, D, ldx, ldy, lower_ptr, stride, group_size,
+    x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, B, N, D, ldx, ldy, lower_ptr, stride, group_size,
     INNER: tl.constexpr, SCALE: tl.constexpr, WHOLE: tl.constexpr, FRACTION: tl.constexpr, ROOT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FINE: tl.constexpr, listed_ptr=None,
 ):  # fmt: skip
@@ -38,7 +38,7 @@ def part_minima(
     lower_ptr += offs_m.to(tl.int64) * stride + tl.arange(0, BN // FINE)[None, :]
     for tile in range(first, tl.minimum(first + group_size, tl.cdiv(N, BN))):
         score = score_tile(
-            x_ptr, y_ptr, bias_ptr, row, tile * BN, B, N, D, ldx, ldy,
+            x_ptr, y_ptr, bias_ptr, x_unit_ptr, y_unit_ptr, row, tile * BN, B, N, D, ldx, ldy,
             INNER, SCALE, WHOLE, FRACTION, ROOT, BM, BN, BK, listed_ptr is not None,
         )  # fmt: skip
         low = tl.min(tl.reshape(score, (BM, BN // FINE, FINE)), 2)
@@ -89,8 +89,8 @@ def longest(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -
 
 
 def keep_of_listed(
-    x: Tensor, y: Tensor, bias: Tensor, form: Form, listed: Tensor, lower: Tensor, found: Kept, limit: Tensor
+    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, listed: Tensor, lower: Tensor, found: Kept, limit: Tensor
 ) -> None:
     """Write what is kept of the rows of x that `listed` names after their number, [1 + B] int32; uses up `lower`."""
-    minima_into(lower, tiling_of_listed(x, y, bias, form, listed), listed)
-    keep_smallest(x, y, bias, form, lower, FINE, found, limit, listed=listed)
+    minima_into(lower, tiling_of_listed(x, layout, bias, form, listed), listed)
+    keep_smallest(x, layout[0], bias, form, lower, FINE, found, limit, listed=listed)

@@ -9,7 +9,7 @@ A main loop of I instructions a warp over M scores' coordinates gives the floor 
     floor = max(B·N·D · 32·I·warps/M / lanes,  products / rate,  bytes read once / bandwidth)
 
 where `lanes` is the rate at which a device issues instructions (times 32 lanes), and products are 3·2·B·N·D at the rate
-of tf32 for the inner form, 2·B·N·D at that of float16 for the screen. All rates are published peaks.
+of float16 for the inner form, 2·B·N·D for its screen. All rates are published peaks.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_argmin import nearest, tile_minima
 from fastsdot.kernels.triton_encode import encode_samples, encode_targets, lower_bias
 from fastsdot.kernels.triton_encode_l1 import encode_bytes, lower_bias_l1, row_offsets
+from fastsdot.kernels.triton_halves import split_row
 from fastsdot.kernels.triton_keep import CHUNK, LANES, MOST, REGISTERS, keep
 from fastsdot.kernels.triton_launch import (
     COLUMN_LAUNCHES,
@@ -47,18 +48,19 @@ from fastsdot.kernels.triton_sample import LAUNCHES as RACES, tile_races
 from fastsdot.kernels.triton_scores import tile_scores
 from fastsdot.kernels.triton_screen_inner import tile_bounds
 from fastsdot.kernels.triton_screen_l1 import PADDED, PANEL, WORDS, byte_bounds
-from fastsdot.kernels.triton_soft import column_sums, row_sums
+from fastsdot.kernels.triton_soft import READING, column_sums, row_sums
 from fastsdot.kernels.triton_topk import FINE, part_minima
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-SCREEN = (tile_bounds, rescore, keep, near_sums, add_shares, encode_samples, encode_targets, lower_bias)
+SCREEN = (tile_bounds, rescore, keep, near_sums, add_shares, encode_samples, encode_targets, lower_bias, split_row)
 BYTES = (byte_bounds, encode_bytes, row_offsets, lower_bias_l1)
 PLAIN = (tile_minima, part_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
 KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, *BYTES, list_sums)}
 TYPES = {
     **dict.fromkeys(("where_ptr", "group_where_ptr", "part_ptr", "count_ptr", "fallback_ptr", "listed_ptr"), "*i32"),
     **dict.fromkeys(("c", "epsilon", "reach", "unit"), "fp32"),
-    **{"index_ptr": "*i64", "seed_ptr": "*i64", "scale_ptr": "*fp64", "code_ptr": "*fp16"},
+    **{"index_ptr": "*i64", "seed_ptr": "*i64", "scale_ptr": "*fp64"},
+    **dict.fromkeys(("code_ptr", "half_ptr"), "*fp16"),
     **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
     **{("byte_bounds", name): "*i32" for name in ("x_ptr", "y_ptr")},
     **{("encode_bytes", "code_ptr"): "*i32", "grid_ptr": "*fp64", "sum_ptr": "*fp64"},
@@ -69,6 +71,7 @@ ALIGNED = {
     "ldy",
     "ld",
     "stride",
+    "width",
 }  # besides every pointer; D too, except as the power form and exact scores take it
 MMA = re.compile("HMMA|HGMMA|UTC.*MMA")
 
@@ -81,11 +84,11 @@ FORMS = {
 }
 CODES = {"tile_bounds": 2, "byte_bounds": 1}  # bytes of a coordinate of targets where it is not 4; four of 1 are a word
 PROBLEM = (256, 1_000_000, 784)  # B, N, D of the predicted floor
-# Published peaks: lanes/s of instruction issue, tf32 FLOP/s without sparsity, which is half that of float16, bytes/s.
+# Published peaks: lanes/s of instruction issue, float16 FLOP/s without sparsity, bytes/s.
 PEAKS = {
-    80: ("A100", 19.5e12, 156e12, 2.04e12),
-    90: ("H100 SXM", 33.5e12, 495e12, 3.35e12),
-    100: ("B200", 37.5e12, 1125e12, 8e12),
+    80: ("A100", 19.5e12, 312e12, 2.04e12),
+    90: ("H100 SXM", 33.5e12, 990e12, 3.35e12),
+    100: ("B200", 37.5e12, 2250e12, 8e12),
 }
 
 
@@ -100,12 +103,13 @@ class Case:
     extra: tuple[tuple[str, int], ...] = ()
     listed: bool = False  # of the rows that the screen left undecided
     aligned: bool = True  # whether D is a multiple of 16
+    kept: bool = False  # the scores of a first pass, for a second
 
     @property
     def name(self) -> str:
         tile = f"{self.launch.rows}x{self.launch.columns}x{self.launch.depth}"
         extra = "".join(f" {key}={value}" for key, value in self.extra)
-        rows = " listed" * self.listed + " unaligned" * (not self.aligned)
+        rows = " listed" * self.listed + " unaligned" * (not self.aligned) + " kept" * self.kept
         return f"{self.kernel} {self.form} sm_{self.arch} {tile}{extra}{rows}"
 
 
@@ -139,7 +143,8 @@ def cases(architectures: list[int]) -> list[Case]:
             rows, columns = available(LAUNCHES, form, arch), available(COLUMN_LAUNCHES, form, arch)
             width = rows[-1].columns
             if name in ("inner", "l1"):
-                found += [Case("row_sums", name, arch, launch) for launch in rows]
+                found += [Case("row_sums", name, arch, launch, kept=kept) for launch in rows for kept in (False, True)]
+                found.append(Case("column_sums", name, arch, READING, kept=True))
                 found += [Case("tile_races", name, arch, launch) for launch in available(RACES, form, arch)]
                 found.append(Case("tile_minima", name, arch, rows[-1], (("WIDTH", width),)))
                 found.append(Case("nearest", name, arch, exact, (("WIDTH", width), ("GROUPS", 128))))
@@ -174,6 +179,7 @@ def screen_cases(architectures: list[int]) -> list[Case]:
         found.append(Case("encode_samples", "inner", arch, Launch(1, 1, 256, 4, 3), (("CENTRED", True),)))
         found.append(Case("encode_targets", "inner", arch, Launch(1, 32, 32, 4, 3)))
         found.append(Case("lower_bias", "inner", arch, Launch(1, 64, 32, 4, 3), (("CENTRED", True),)))
+        found.append(Case("split_row", "inner", arch, Launch(1, 1, 256, 4, 3)))
         plain = next(launch for launch in available(LAUNCHES, FORMS["inner"], arch) if launch.rows == 64)
         found.append(Case("tile_minima", "inner", arch, plain, (("WIDTH", 1),), listed=True))
         extra = (("WIDTH", 1), ("GROUPS", 128))
@@ -223,12 +229,16 @@ def source_of(case: Case) -> ASTSource:
     kernel, form, launch = KERNELS[case.kernel], FORMS[case.form], case.launch
     tile = {"BM": launch.rows, "BN": launch.columns, "BK": launch.depth}
     constants = form_constants(form) | tile | dict(case.extra) | ({} if case.listed else {"listed_ptr": None})
+    constants |= {} if case.kept else {"kept_ptr": None, "width": 0}
+    constants |= {} if form.kind == "inner" else {"x_unit_ptr": None, "y_unit_ptr": None}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature, attributes = {}, {}
     for at, name in enumerate(kernel.arg_names):
         kind = TYPES.get((case.kernel, name)) or TYPES.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+        plain_product = form.kind == "inner" and "ldx" in kernel.arg_names
+        kind = "*fp16" if plain_product and name == "x_ptr" else kind
         signature[name] = "constexpr" if name in constants else kind
-        whole = name == "D" and form.kind == "inner" and "ldx" in kernel.arg_names
+        whole = plain_product and name == "D"
         if name not in constants and (name.endswith("_ptr") or (case.aligned and (name in ALIGNED or whole))):
             attributes[(at,)] = [["tt.divisibility", 16]]
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
@@ -302,12 +312,13 @@ def predict(case: Case, loop: Counter[str], around: int) -> tuple[float, float |
     each = sum(loop.values()) * lanes_instructions / depth
     if screen:
         each = (sum(loop.values()) * -(-d // depth) + around) * lanes_instructions / d
-    if case.arch not in PEAKS or case.kernel not in ("tile_minima", "row_sums", "column_sums", *CODES):
+    floored = {"tile_minima", "row_sums", "column_sums", *CODES}
+    if case.arch not in PEAKS or case.kernel not in floored or case.launch is READING:
         return each, None
-    _, lanes, tf32, rate = PEAKS[case.arch]
+    _, lanes, products, rate = PEAKS[case.arch]
     rows = -(-b // launch.rows) * launch.rows
-    operations = 0 if case.form != "inner" else rows if screen else 6 * b  # of tf32, which takes twice the time
-    return each, 1e3 * max(b * n * d * each / lanes, operations * n * d / tf32, size * n * d / rate)
+    operations = 0 if case.form != "inner" else 2 * rows if screen else 6 * b
+    return each, 1e3 * max(b * n * d * each / lanes, operations * n * d / products, size * n * d / rate)
 
 
 def compile_all(chosen: list[Case]) -> list[Code]:

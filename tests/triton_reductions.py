@@ -20,6 +20,8 @@ from fastsdot.kernels import (
     triton_backend as backend,
     triton_launch,
     triton_sample,
+    triton_scores,
+    triton_soft,
     triton_topk,
 )
 from fastsdot.kernels.form import Form
@@ -81,11 +83,76 @@ def test_argmin(form, b, n, d, reread, monkeypatch):
 
 @every_form
 @pytest.mark.parametrize(("b", "n", "d", "epsilon"), [(1, 1, 1, 1.0), (3, 50, 5, 0.05), (9, 45, 18, 10.0)])
-def test_softmin_and_marginal(form, b, n, d, epsilon):
+@pytest.mark.parametrize("again", [0, 10**9], ids=["scores kept", "computed again"])
+def test_softmin_and_marginal(form, b, n, d, epsilon, again, monkeypatch):
+    monkeypatch.setitem(triton_soft.AGAIN, form.kind, again)
     x, y, bias = problem(b, n, d)
     row_weight = torch.linspace(-1, 2, b)
     value, mass = run_soft(x, y, bias, form, epsilon, row_weight)
     assert_soft(x, y, bias, form, epsilon, value, row_weight, mass)
+
+
+def inner_products(x, y):
+    """⟨x_i, y_j⟩ as the kernels' tiles have them, float64."""
+    form = Form("inner", scale=-1.0)
+    x, y = x.to(DEVICE), y.to(DEVICE)
+    score, _ = triton_scores.block_score(x, backend.prepare(y, form), torch.zeros(len(y), device=DEVICE), form)
+    return score(0, len(y)).double().cpu()
+
+
+def test_halves_keep_twenty_two_bits_of_rows_of_any_size():
+    x, y, _ = problem(9, 40, 18)
+    x *= torch.logspace(-18, 18, 9)[:, None]
+    y *= torch.logspace(18, -18, 40)[:, None]
+    size = x.double().abs() @ y.double().abs().T
+    error = (inner_products(x, y) - x.double() @ y.double().T).abs()
+    assert (size > 1e-35).all()
+    assert (error < 2.0**-20 * size).all()
+    assert (error > 2.0**-24 * size).any()  # so that the bound says something
+
+
+def test_halves_lose_little_of_coordinates_far_below_their_largest():
+    x, y, _ = problem(6, 20, 48)
+    x *= torch.logspace(0, -12, 48)
+    y *= torch.logspace(-12, 0, 48)
+    x[:3], y[:10] = x[:3].flip(1), y[:10].flip(1)
+    size = x.double().abs() @ y.double().abs().T
+    largest = x.double().abs().amax(1)[:, None] * y.double().abs().amax(1)
+    error = (inner_products(x, y) - x.double() @ y.double().T).abs()
+    assert (error < 2.0**-20 * size + 48 * 2.0**-38 * largest).all()
+
+
+def test_a_sample_that_is_not_finite_spoils_itself_alone():
+    x, layout, bias, launch = put(*problem(4, 40, 18), FORMS["inner"])
+    expected = backend.softmin(x, layout, bias, FORMS["inner"], 0.5, launch)
+    rest = torch.arange(4, device=DEVICE) != 2
+    for bad in (torch.nan, torch.inf):
+        x[2, 5] = bad
+        value = backend.softmin(x, layout, bias, FORMS["inner"], 0.5, launch)
+        assert torch.equal(value[rest], expected[rest])
+        assert value[2].isnan()
+
+
+@two_forms
+def test_scores_are_kept_for_as_many_rows_as_there_is_room_for(form, monkeypatch):
+    x, y, bias = problem(9, 45, 6)
+    row_weight = torch.linspace(-1, 2, 9)
+    computed = run_soft(x, y, bias, form, 0.5, row_weight)
+    monkeypatch.setitem(triton_soft.AGAIN, form.kind, 6)
+    marginal, sizes = triton_soft.marginal, []
+    monkeypatch.setattr(triton_soft, "marginal", lambda *of: sizes.append(of[0].sizes[0]) or marginal(*of))
+    for kept, fewest, rows in ((9 * 45, 9, 9), (4 * 45, 4, 4), (45, 1, 1), (44, 1, 0)):
+        monkeypatch.setattr(triton_soft, "KEPT", kept)
+        monkeypatch.setattr(triton_soft, "FEWEST", fewest)
+        assert triton_soft.keeps(form, 9, 45, 6) == (rows > 0)
+        assert not triton_soft.keeps(form, 9, 45, 5)
+        sizes.clear()
+        found = run_soft(x, y, bias, form, 0.5, row_weight)
+        assert max(sizes) == (rows or 9)
+        assert sum(sizes) == 9
+        for a, b in zip(computed, found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert_soft(x, y, bias, form, 0.5, found[0], row_weight, found[1])
 
 
 @every_form

@@ -35,7 +35,7 @@ def parts_of(x, y, bias, form=INNER, fine=WIDTH.value):
     score = reference(x, y, bias, form)
     filled = torch.nn.functional.pad(score, (0, -score.shape[1] % fine), value=torch.inf)
     exact = filled.unflatten(1, (-1, fine)).amin(2)
-    rest, image = layout[2].repeat_interleave(WIDTH.value // fine, 1)
+    rest, image = layout[3].repeat_interleave(WIDTH.value // fine, 1)
     margin = bounds.row[1, :, None] * rest + bounds.row[2, :, None] * image
     return bounds.lower[:, : exact.shape[1]].cpu().double(), exact, margin[:, : exact.shape[1]].cpu().double()
 

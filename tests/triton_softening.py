@@ -5,7 +5,7 @@ import torch
 from compare import Truth
 from kernel_cases import FORMS, problem
 
-from fastsdot.kernels import triton_low, triton_screen, triton_soft_screen as soft
+from fastsdot.kernels import triton_low, triton_screen, triton_soft, triton_soft_screen as soft
 from fastsdot.kernels.form import Form
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,7 +50,9 @@ def test_any_scale(scale):
     assert_soft(scale * x, scale * y, bias * scale**2, 0.3 * scale**2, Form("inner", scale=-0.7))
 
 
-def test_rows_with_too_many_near_targets_are_left_to_the_plain_kernels(monkeypatch):
+@pytest.mark.parametrize("again", [0, 10**9], ids=["scores kept", "computed again"])
+def test_rows_with_too_many_near_targets_are_left_to_the_plain_kernels(again, monkeypatch):
+    monkeypatch.setitem(triton_soft.AGAIN, "inner", again)
     x, y, bias = problem(4, 120, 9)
     for few, rows in ((0, {4}), (6, {1, 2, 3})):
         monkeypatch.setattr(soft, "FEWEST", few)
@@ -88,10 +90,20 @@ def test_slices_change_values_by_no_bit_and_calls_nothing(monkeypatch):
     monkeypatch.setattr(soft, "FEWEST", 6)
     first, again = run(x, y, bias, 0.2), run(x, y, bias, 0.2)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    monkeypatch.setattr(soft, "ENTRIES", 1)
-    parts = run(x, y, bias, 0.2)
-    torch.testing.assert_close(parts[0], first[0], rtol=1e-6, atol=1e-6)  # plain sums depend on the launch
-    torch.testing.assert_close(parts[1], first[1], rtol=1e-5, atol=1e-6)
+    for again in (10**9, 0):
+        monkeypatch.setitem(triton_soft.AGAIN, "inner", again)
+        monkeypatch.setattr(soft, "ENTRIES", 1)
+        parts = run(x, y, bias, 0.2)
+        torch.testing.assert_close(parts[0], first[0], rtol=1e-6, atol=1e-6)  # plain sums depend on the launch
+        torch.testing.assert_close(parts[1], first[1], rtol=1e-5, atol=1e-6)
+
+
+def test_slices_leave_room_for_the_scores_that_are_kept(monkeypatch):
+    monkeypatch.setattr(soft, "ENTRIES", 2**14)
+    monkeypatch.setattr(soft, "KEPT", 40 * 1000)
+    x = torch.zeros(100, 3)
+    assert [len(part) for part in soft.slices(x, 1000)] == [64, 36]  # 32 parts of 8 are opened at most
+    assert [len(part) for part in soft.slices(x, 1000, kept=True)] == [39, 39, 22]
 
 
 def test_an_empty_batch_has_no_mass():

@@ -44,17 +44,17 @@ class Kernel:
     products: int  # of a coordinate
     rate: str  # the ceiling of those
     stored: int  # bytes of a coordinate of the targets
+    scores: bool = False  # reads scores that were kept instead, each of `stored` bytes
 
 
 KERNELS = (
     Kernel(triton_screen_inner, "tile_bounds", "sqeuclidean", "triton_screen", "argmin", 1, "fp16", 2),
     Kernel(triton_screen_l1, "byte_bounds", "l1", "triton_screen", "argmin", 0, "fp16", 1),
     Kernel(triton_argmin, "tile_minima", "l1", "triton", "argmin", 0, "fp16", 4),
-    Kernel(triton_argmin, "tile_minima", "sqeuclidean", "triton", "argmin", 3, "tf32", 4),
-    Kernel(triton_soft, "row_sums", "sqeuclidean", "triton", "softmin", 3, "tf32", 4),
-    Kernel(triton_soft, "column_sums", "sqeuclidean", "triton", "soft_marginal", 3, "tf32", 4),
+    Kernel(triton_argmin, "tile_minima", "sqeuclidean", "triton", "argmin", 3, "fp16", 4),
+    Kernel(triton_soft, "row_sums", "sqeuclidean", "triton", "softmin", 3, "fp16", 4),
+    Kernel(triton_soft, "column_sums", "sqeuclidean", "triton", "soft_marginal", 0, "fp16", 4, scores=True),
     Kernel(triton_soft, "row_sums", "l1", "triton", "softmin", 0, "fp16", 4),
-    Kernel(triton_soft, "column_sums", "l1", "triton", "soft_marginal", 0, "fp16", 4),
 )
 
 
@@ -107,12 +107,16 @@ def floors(
 ) -> dict[str, float]:
     """Seconds of each limit that is known; products are those of whole tiles of rows × columns."""
     (b, n, d), (rows, columns) = shape, tile
-    counts = {
-        "instructions": (b * n * d * each if isinstance(each, float) else 0.0, "fadd"),
-        "products": (2.0 * kernel.products * -(-b // rows) * rows * n * d, kernel.rate),
-        "bytes": (float(kernel.stored * n * d), "copy"),
-        "tiles' bytes": (kernel.stored * b * n * d * (1 / rows + 1 / columns), "cache"),
-    }
+    summed = b * n if kernel.scores else b * n * d
+    counts = {"instructions": (summed * each if isinstance(each, float) else 0.0, "fadd")}
+    if kernel.scores:
+        counts["bytes"] = float(kernel.stored * summed), "copy"
+    else:
+        counts |= {
+            "products": (2.0 * kernel.products * -(-b // rows) * rows * n * d, kernel.rate),
+            "bytes": (float(kernel.stored * n * d), "copy"),
+            "tiles' bytes": (kernel.stored * summed * (1 / rows + 1 / columns), "cache"),
+        }
     known = {name: (count, ceilings.get(rate)) for name, (count, rate) in counts.items() if count}
     return {name: count / rate for name, (count, rate) in known.items() if isinstance(rate, float)}
 
