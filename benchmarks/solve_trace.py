@@ -70,9 +70,9 @@ class Trace(TorchDispatchMode):
     def later(self, made: Callable) -> Callable:
         """A sampler whose batches are looked at together, as on a GPU."""
 
-        def make(sampler, *arguments) -> None:
+        def make(sampler, *arguments, later: bool = False) -> None:
             made(sampler, *arguments)
-            sampler.later = True
+            sampler.later = later
 
         return make
 

@@ -127,3 +127,23 @@ def test_a_row_that_fails_says_why(tmp_path, monkeypatch):
 def test_what_is_kept_is_read_again(tmp_path):
     made = kept(tmp_path / "a" / "b.safetensors", lambda: {"x": torch.arange(3.0)})
     assert torch.equal(kept(tmp_path / "a" / "b.safetensors", pytest.fail)["x"], made["x"])
+
+
+def test_the_trace_of_a_solve_counts_its_kernels_and_operators(tmp_path, monkeypatch, capsys):
+    import json
+
+    import solve_trace
+
+    told = tmp_path / "trace.json"
+    monkeypatch.setattr(
+        sys, "argv", ["solve_trace.py", "line500-noise-sqeuclidean", "--max-samples", "4", "--json", str(told)]
+    )
+    solve_trace.main()
+    found, printed = json.loads(told.read_text()), capsys.readouterr().out
+    rows = Counter()
+    for name, count, *_, calls in found["calls"]:
+        rows[name] += count * calls
+    assert found["samples"] == 2000
+    assert 1000 < rows["topk"] <= 2000  # the first fit takes the scores of all targets
+    assert found["operators"].keys() >= {"steps", "fits"}
+    assert "| topk | 16 |" in printed
