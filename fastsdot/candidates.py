@@ -110,7 +110,10 @@ class Candidates:
         width = part.score[:, -1].double()
         target = part.index.reshape(-1)
         lists = torch.bincount(target, minlength=self.weights.numel())
-        total = torch.bincount(target, width[:, None].expand(part.index.shape).reshape(-1), lists.numel())
+        # whole numbers add up to the same in any order; an infinite width counts as 512 times the largest
+        unit = torch.where(width.isinf(), 0.0, width).amax().clamp(min=1e-300) * 2.0**-24
+        units = (width / unit).clamp(max=2.0**33).round().long()[:, None].expand(part.index.shape)
+        total = unit * torch.zeros_like(lists).index_add_(0, target, units.reshape(-1))
         narrow = float(width[:SHOWN].quantile(NARROW))
         return torch.where(lists > 0, total / lists.clamp(min=1), narrow) / 2
 

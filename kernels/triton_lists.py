@@ -1,8 +1,8 @@
 """The sums of `lists` on a GPU: a program for a few rows, which reads their lists twice, the second time from cache.
 
 The first pass carries a row's largest u and Σ e relative to it, the second adds its shares to the masses: by one atomic
-addition an entry, or by one for a column of the tile where all rows have the same targets in order. Masses are float64,
-so that the order of the additions shows in no digit that float32 has.
+addition an entry, or by one for a column of the tile where all rows have the same targets in order. Masses are added as
+whole numbers, in units of 2⁻⁶¹ times a power of two above the number of rows: their sum does not depend on the order.
 """
 
 import math
@@ -17,6 +17,7 @@ from .triton_launch import on_device
 HUGE = tl.constexpr(3.0e38)  # in place of inf where inf − inf would follow
 LEAST = tl.constexpr(-125.0)  # exponents of two below it count as none
 ENTRIES, NARROWEST, WIDEST = 1024, 16, 128  # of a tile, and its columns
+BITS = 61  # of a mass that all rows have together
 
 
 @triton.jit
@@ -37,12 +38,18 @@ def powers(u, largest, c):
     return t, tl.where(t > LEAST, tl.exp2(t), 0.0)
 
 
-@triton.jit(do_not_specialize=["M", "K", "c"])
+@triton.jit
+def whole(p, unit):
+    """A mass in units, which is exact but for what is below half of one."""
+    return tl.floor(p * unit + 0.5).to(tl.int64)
+
+
+@triton.jit(do_not_specialize=["M", "K", "c", "unit"])
 def list_sums(
-    score_ptr, index_ptr, shift_ptr, M, K, c, sums_ptr, mass_ptr,
+    score_ptr, index_ptr, shift_ptr, M, K, c, unit, sums_ptr, mass_ptr,
     LISTED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """sums [3, M]: m_i, log2 Σ_j e_ij and Σ_j p_ij log2 e_ij for e_ij = 2^(c (u_ij − m_i)); adds p to mass."""
+    """sums [3, M]: m_i, log2 Σ_j e_ij and Σ_j p_ij log2 e_ij for e_ij = 2^(c (u_ij − m_i)); adds unit · p to mass."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     largest = tl.full((BM,), -float("inf"), tl.float32)
     finite = tl.full((BM,), -HUGE, tl.float32)
@@ -62,10 +69,11 @@ def list_sums(
         p = e / total[:, None]
         moment += tl.sum(p * t, 1)
         if LISTED:
-            tl.atomic_add(mass_ptr + target, p.to(tl.float64), mask=inside & (p > 0), sem="relaxed")
+            units = whole(p, unit)
+            tl.atomic_add(mass_ptr + target, units, mask=inside & (units > 0), sem="relaxed")
         else:
             column = start + tl.arange(0, BN)
-            tl.atomic_add(mass_ptr + column, tl.sum(p, 0).to(tl.float64), mask=column < K, sem="relaxed")
+            tl.atomic_add(mass_ptr + column, whole(tl.sum(p, 0), unit), mask=column < K, sem="relaxed")
     tl.store(sums_ptr + row, largest, mask=row < M)
     tl.store(sums_ptr + M + row, tl.log2(total), mask=row < M)
     tl.store(sums_ptr + 2 * M + row, moment, mask=row < M)
@@ -80,13 +88,14 @@ def shape(k: int) -> tuple[int, int]:
 @on_device
 def soft(score: Tensor, index: Tensor | None, shift: Tensor, temperature: float) -> tuple[float, float, Tensor]:
     (m, k), n = score.shape, shift.numel()
-    mass, sums = score.new_zeros(n, dtype=torch.float64), score.new_empty(3, m)
+    mass, sums = score.new_zeros(n, dtype=torch.int64), score.new_empty(3, m)
+    unit = 2.0 ** (BITS - m.bit_length())
     if m:
         rows, columns = shape(k)
         c = min(math.log2(math.e) / temperature, HUGE.value)
         listed = score if index is None else index.contiguous()
-        operands = score.contiguous(), listed, shift.contiguous(), m, k, c, sums, mass
+        operands = score.contiguous(), listed, shift.contiguous(), m, k, c, unit, sums, mass
         list_sums[(triton.cdiv(m, rows),)](*operands, LISTED=index is not None, BM=rows, BN=columns, num_warps=4)
     largest, logarithm, moment = sums.sum(1, dtype=torch.float64).tolist()
-    unit = math.log(2)
-    return largest + temperature * unit * logarithm, unit * (logarithm - moment), mass
+    ln2 = math.log(2)
+    return largest + temperature * ln2 * logarithm, ln2 * (logarithm - moment), mass.double() / unit

@@ -64,7 +64,7 @@ TYPES = {
     **{("tile_bounds", name): "*fp16" for name in ("x_ptr", "y_ptr")},
     **{("byte_bounds", name): "*i32" for name in ("x_ptr", "y_ptr")},
     **{("encode_bytes", "code_ptr"): "*i32", "grid_ptr": "*fp64", "sum_ptr": "*fp64"},
-    **{("list_sums", "index_ptr"): "*i32", ("list_sums", "mass_ptr"): "*fp64", ("add_shares", "mass_ptr"): "*i64"},
+    **{("list_sums", "index_ptr"): "*i32", "mass_ptr": "*i64", ("column_sums", "mass_ptr"): "*fp32"},
 }
 ALIGNED = {
     "ldx",

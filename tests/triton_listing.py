@@ -66,6 +66,14 @@ def test_targets_of_no_weight_have_no_share_and_a_row_of_them_no_mass():
     assert found.entropy == pytest.approx(truth[1], abs=1e-3)
 
 
+@pytest.mark.parametrize("k", [16, 33])
+def test_masses_do_not_depend_on_the_order_of_the_rows(k):
+    score, index, shift = problem(70, k)
+    order = torch.randperm(70)
+    mass = run(score, index, shift, 0.02).mass
+    assert torch.equal(mass, run(score[order], index[order], shift, 0.02).mass)
+
+
 def test_no_rows_make_no_sums():
     found = run(*problem(0, 16), 0.1)
     assert found[:2] == (0.0, 0.0)
