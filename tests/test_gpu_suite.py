@@ -70,6 +70,7 @@ def test_lists_and_the_steps_of_a_solve_are_measured(tmp_path):
     assert found["lists"]["64 × 33 of 33"]["mass"] < 1e-5
     assert all(found["solver"][f"step, {cost}"]["kernel"] > 0 for cost in ("sqeuclidean", "l1"))
     solves = [values for name, values in found["solver"].items() if name.startswith("solve")]
+    assert all(solve["repeats bit for bit"] for solve in solves)
     assert len(solves) == 4
     assert all(0 < values["seconds in lists"] < values["seconds"] for values in solves)
 
