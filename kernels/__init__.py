@@ -1,4 +1,4 @@
-"""Reductions over all targets that never store the B×N matrix of scores.
+"""Reductions over all targets that never store the whole B×N matrix of scores.
 
 A kernel sees a *form* (how a pair is summed) and a *bias* per target; the score of a pair is
 

@@ -144,7 +144,6 @@ def cases(architectures: list[int]) -> list[Case]:
             width = rows[-1].columns
             if name in ("inner", "l1"):
                 found += [Case("row_sums", name, arch, launch, kept=kept) for launch in rows for kept in (False, True)]
-                found.append(Case("column_sums", name, arch, READING, kept=True))
                 found += [Case("tile_races", name, arch, launch) for launch in available(RACES, form, arch)]
                 found.append(Case("tile_minima", name, arch, rows[-1], (("WIDTH", width),)))
                 found.append(Case("nearest", name, arch, exact, (("WIDTH", width), ("GROUPS", 128))))
@@ -158,6 +157,7 @@ def cases(architectures: list[int]) -> list[Case]:
                 rows, columns = rows[-1:], columns[-1:]
             found += [Case("tile_minima", name, arch, launch, (("WIDTH", 1),)) for launch in rows]
             found += [Case("column_sums", name, arch, launch) for launch in columns]
+        found.append(Case("column_sums", "inner", arch, READING, kept=True))  # of any form
     single = Launch(1, 1, 32, 4, 3)
     found += [Case("nearest", name, architectures[-1], single, (("WIDTH", 1), ("GROUPS", 128))) for name in FORMS]
     return found
@@ -313,7 +313,7 @@ def predict(case: Case, loop: Counter[str], around: int) -> tuple[float, float |
     if screen:
         each = (sum(loop.values()) * -(-d // depth) + around) * lanes_instructions / d
     floored = {"tile_minima", "row_sums", "column_sums", *CODES}
-    if case.arch not in PEAKS or case.kernel not in floored or case.launch is READING:
+    if case.arch not in PEAKS or case.kernel not in floored or case.launch == READING:
         return each, None
     _, lanes, products, rate = PEAKS[case.arch]
     rows = -(-b // launch.rows) * launch.rows
