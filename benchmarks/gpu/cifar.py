@@ -5,24 +5,54 @@ beside the targets that they are transported to, which are drawn where matplotli
 |x − T(x)| that Chen et al. 2019 report as 655.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from .session import Session
 
 # Chosen on few or small images on a CPU (docs/gpu-suite.md); at 50 000 none has been tried against another.
-CHOICES = {"latent": 32, "hidden": (1024, 1024, 1024), "learning rate": 1e-3, "steps": 2000, "batch": 512}
-CHOICES |= {"replay": 600, "samples a target": 8, "tol": 0.05}
-SMALL = CHOICES | {"latent": 8, "hidden": (32,), "steps": 20, "batch": 32, "replay": 4, "samples a target": 6}
+GENERATOR = {"latent": 2, "waves": 1024, "reach": 24.0, "hidden": (1024, 1024, 1024)}
+CHOICES = GENERATOR | {"learning rate": 1e-3, "steps": 4000, "batch": 512, "replay": 600, "samples a target": 12}
+CHOICES |= {"tol": 0.05}
+SMALL = CHOICES | {"waves": 32, "hidden": (32,), "steps": 20, "batch": 32, "replay": 4, "samples a target": 6}
 SMALL_IMAGES, SMALL_ROUNDS = 120, 2
 PAIRS, SHOWN = 64, {0, 1, 2, 4, 8, 16, 32, 64, 128}  # samples, and rounds after which they are kept
 ROUND, LAST = 1.4, 0.12  # times the last round's seconds that a round needs, and of the part's for what is judged last
 
 
-def targets(session: Session) -> torch.Tensor:
+class Waves(nn.Module):
+    """z beside √2 sin(Wz + b), W ~ N(0, reach²) and b uniform, [B, latent + waves].
+
+    The mean over waves of the products at z and z' is e^(−reach² |z − z'|² / 2) in expectation: a perceptron on them
+    tells latents apart that are 1 / reach from each other. W and b are trained with the rest.
+    Source: Rahimi and Recht, NeurIPS 2007; Tancik et al., NeurIPS 2020.
+    """
+
+    def __init__(self, latent: int, waves: int, reach: float):
+        super().__init__()
+        self.linear = nn.Linear(latent, waves)
+        nn.init.normal_(self.linear.weight, std=reach)
+        nn.init.uniform_(self.linear.bias, -math.pi, math.pi)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z, math.sqrt(2) * self.linear(z).sin()], 1)
+
+
+def network(shape: Sequence[int], latent: int, waves: int, reach: float, hidden: Sequence[int]) -> nn.Sequential:
+    """The perceptron of the paper on waves, or on the latents themselves where there are no waves."""
+    from fastsdot.networks import mlp
+
+    first = [Waves(latent, waves, reach)] if waves else []
+    return nn.Sequential(*first, *mlp(latent + waves, shape, hidden, std=None))
+
+
+def targets(session: Session) -> Tensor:
     """The images in [−1, 1], [N, 32, 32, 3]."""
     images = np.load(session.cifar, mmap_mode="r")
     images = images.reshape(len(images), 32, 32, 3)[: SMALL_IMAGES if session.small else None]
@@ -67,12 +97,11 @@ def run(session: Session) -> dict:
         return {"absent": "no images: give --cifar, see benchmarks/gpu/cifar_parts.py"}
     try:
         from fastsdot.alternate import CHECKPOINT, train
-        from fastsdot.networks import mlp
     except ModuleNotFoundError as error:
         return {"absent": f"not installed: {error.name}"}
     y, chosen = targets(session), SMALL if session.small else CHOICES
     torch.manual_seed(0)
-    generator = mlp(chosen["latent"], y.shape[1:], chosen["hidden"], std=None).to(session.device)
+    generator = network(y.shape[1:], *(chosen[name] for name in GENERATOR)).to(session.device)
     out = session.training or (session.folder and session.folder / "cifar-run")
     found = {"targets": f"{session.cifar.name}, {len(y)} images", "choices": chosen}
     if session.folder:
