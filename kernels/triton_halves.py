@@ -20,44 +20,39 @@ ALIGNMENT = 16  # of rows: Triton vectorises loads, and compiles once, where it 
 LEAST, MOST = tl.constexpr(2.0**-100), tl.constexpr(2.0**127)  # units and their reciprocals are normal float32 numbers
 
 
-@triton.jit
-def unit_of_row(v_ptr, D, BK: tl.constexpr):
-    """The power of two, float32, that takes the largest coordinate of a row to between 2¹⁴ and 2¹⁵."""
-    top = tl.full((), 0.0, tl.float32)
+@triton.jit(do_not_specialize=["n"])
+def split_rows(v_ptr, n, D, unit_ptr, half_ptr, ld, ROWS: tl.constexpr, BK: tl.constexpr):
+    """ROWS rows: their units and, with `half` [n, 2, ld], both halves of each coordinate, zeros past D."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < n
+    v_ptrs = v_ptr + row.to(tl.int64)[:, None] * D
+    top = tl.full((ROWS,), LEAST, tl.float32)
     for k in range(0, D, BK):
-        offs_k = k + tl.arange(0, BK)
-        top = tl.maximum(top, tl.max(tl.abs(tl.load(v_ptr + offs_k, mask=offs_k < D, other=0.0)), 0))
-    return unit_of(tl.minimum(tl.maximum(top, LEAST), MOST)).to(tl.float32)
-
-
-@triton.jit
-def split_row(v_ptr, D, unit_ptr, half_ptr, ld, BK: tl.constexpr):
-    """One row: its unit and, with `half` [n, 2, ld], both halves of each coordinate, zeros past D."""
-    row = tl.program_id(0).to(tl.int64)
-    v_ptr += row * D
-    unit = unit_of_row(v_ptr, D, BK)
-    tl.store(unit_ptr + row, unit)
+        offs_k = (k + tl.arange(0, BK))[None, :]
+        v = tl.load(v_ptrs + offs_k, mask=inside[:, None] & (offs_k < D), other=0.0)
+        top = tl.maximum(top, tl.max(tl.abs(v), 1))
+    unit = unit_of(tl.minimum(top, MOST)).to(tl.float32)
+    tl.store(unit_ptr + row, unit, mask=inside)
     if half_ptr is not None:
-        half_ptr += row * 2 * ld
+        half_ptrs = half_ptr + row.to(tl.int64)[:, None] * 2 * ld
         for k in range(0, ld, BK):
-            offs_k = k + tl.arange(0, BK)
-            high, low = halves_of(tl.load(v_ptr + offs_k, mask=offs_k < D, other=0.0) * unit)
-            tl.store(half_ptr + offs_k, high, mask=offs_k < ld)
-            tl.store(half_ptr + ld + offs_k, low, mask=offs_k < ld)
+            offs_k = (k + tl.arange(0, BK))[None, :]
+            v = tl.load(v_ptrs + offs_k, mask=inside[:, None] & (offs_k < D), other=0.0)
+            high, low = halves_of(v * unit[:, None])
+            tl.store(half_ptrs + offs_k, high, mask=inside[:, None] & (offs_k < ld))
+            tl.store(half_ptrs + ld + offs_k, low, mask=inside[:, None] & (offs_k < ld))
 
 
 def units(v: Tensor) -> Tensor:
-    """The unit of each row of v [n, D], [n]."""
-    unit = v.new_empty(len(v))
-    if len(v):
-        split_row[(len(v),)](v, v.shape[1], unit, None, 0, BK=256, num_warps=4)
+    """The unit of each row of v [n, D], [n], of which there are many."""
+    (n, d), unit = v.shape, v.new_empty(len(v))
+    split_rows[(triton.cdiv(n, 32),)](v, n, d, unit, None, 0, ROWS=32, BK=64, num_warps=4)
     return unit
 
 
 def halves(v: Tensor) -> tuple[Tensor, Tensor]:
     """The same, and both halves of each row, [n, 2 D'] float16."""
-    ld = -(-v.shape[1] // ALIGNMENT) * ALIGNMENT
-    unit, half = v.new_empty(len(v)), v.new_empty(len(v), 2 * ld, dtype=torch.float16)
-    if len(v):
-        split_row[(len(v),)](v, v.shape[1], unit, half, ld, BK=256, num_warps=4)
+    (n, d), unit, ld = v.shape, v.new_empty(len(v)), -(-v.shape[1] // ALIGNMENT) * ALIGNMENT
+    half = v.new_empty(n, 2 * ld, dtype=torch.float16)
+    split_rows[(triton.cdiv(n, 2),)](v, n, d, unit, half, ld, ROWS=2, BK=256, num_warps=4)
     return unit, half

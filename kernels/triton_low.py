@@ -11,6 +11,7 @@ from .form import Form
 from .triton_launch import Launch, on_device
 from .triton_screen import (
     FINE,
+    MODULES,
     prepare as prepare,
     refusal as refusal,
     screen,
@@ -27,5 +28,6 @@ def argmin(
 ) -> tuple[Tensor, Tensor]:
     """Score and index; the score is the exact one of that target."""
     bias, rows = bias.contiguous(), slices(x, layout[0].shape[0], FINE)
-    parts = [screen(part, layout, bias, form, launch, None) for part in rows]
+    lowered = MODULES[form.kind].lower(x, layout, bias, form, margin=False)
+    parts = [screen(part, layout, bias, lowered, form, launch, None) for part in rows]
     return torch.cat([part.value for part in parts]), torch.cat([part.index for part in parts])

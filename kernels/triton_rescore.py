@@ -14,6 +14,13 @@ from torch import Tensor
 from .triton_tiles import exact_scores
 
 
+class Lowered(NamedTuple):
+    """What all rows of a call share."""
+
+    centre: Tensor | None  # [D], taken off the rows
+    bias: Tensor  # [N'], about the centre, less what rounding may add later
+
+
 class Bounds(NamedTuple):
     """Lower bounds of the scores of a batch."""
 

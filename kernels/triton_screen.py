@@ -20,7 +20,7 @@ from .form import Form
 from .triton_argmin import argmin_of_listed
 from .triton_keep import keep_smallest, room
 from .triton_launch import Launch, form_constants, in_slices, on_device
-from .triton_rescore import rescore
+from .triton_rescore import Lowered, rescore
 from .triton_soft_screen import soft_marginal as soft_marginal, softmin as softmin
 
 MODULES = {"inner": triton_screen_inner, "power": triton_screen_l1}  # what bounds the scores of a form, by kind
@@ -75,14 +75,14 @@ def counters(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def screen(
-    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None, most: int | None
+    x: Tensor, layout: list[Tensor], bias: Tensor, lowered: Lowered, form: Form, launch: Launch | None, most: int | None
 ) -> Candidates:
     """Both passes, with at most so many parts a row; when None, only that of the smallest score in low precision."""
     y, (b, d) = layout[0], x.shape
     index = torch.empty(b, dtype=torch.int64, device=x.device)
     found = Candidates(x.new_empty(b), index, *counters(x))
     if b:
-        bounds = MODULES[form.kind].bounds_of(x, layout, bias, form, launch, most is not None, FINE)
+        bounds = MODULES[form.kind].bounds_of(x, layout, lowered, form, launch, most is not None, FINE)
         rescore[(b,)](
             x, y, bias, bounds.row, b, y.shape[0], d, bounds.lower, bounds.group, -(-y.shape[0] // FINE),
             bounds.group.shape[1], bounds.size, bounds.lower.shape[1], most or 0, *found,
@@ -101,8 +101,9 @@ def certify(
     """
     y, bias = layout[0], bias.contiguous()
     most, parts = most_tiles(form, y.shape[0], FINE), []
+    lowered = MODULES[form.kind].lower(x, layout, bias, form)
     for part in slices(x, y.shape[0], FINE):
-        found = screen(part, layout, bias, form, launch, most)
+        found = screen(part, layout, bias, lowered, form, launch, most)
         argmin_of_listed(part, layout, bias, form, found.listed, found.value, found.index)
         parts.append((found.value, found.index, found.tiles, found.tiles > most))
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
@@ -124,11 +125,11 @@ def certify_topk(
     y, bias, fine = layout[0], bias.contiguous(), triton_topk.FINE
     n, parts = y.shape[0], []
     most = PER_TARGET * k + most_tiles(form, n, fine)
-    limits = slices(triton_topk.highest(x, limit), n, fine)
+    limits, lowered = slices(triton_topk.highest(x, limit), n, fine), MODULES[form.kind].lower(x, layout, bias, form)
     for part, highest in zip(slices(x, n, fine), limits, strict=True):
         found, (count, listed) = room(part, k), counters(part)
         if len(part):
-            row, lower, group, _ = MODULES[form.kind].bounds_of(part, layout, bias, form, launch, True, fine)
+            row, lower, group, _ = MODULES[form.kind].bounds_of(part, layout, lowered, form, launch, True, fine)
             keep_smallest(part, y, bias, form, lower, fine, found, highest, group, most, row, count, listed)
             triton_topk.keep_of_listed(part, layout, bias, form, listed, lower, found, highest)
         parts.append((*found, count))

@@ -13,7 +13,7 @@ from .form import Form
 from .triton_encode import WIDEST, WIDTH, encode_samples, encode_targets, lower_bias
 from .triton_halves import ALIGNMENT, units
 from .triton_launch import SCREEN_LAUNCHES, Launch, choose, splits
-from .triton_rescore import Bounds
+from .triton_rescore import Bounds, Lowered
 
 PADDED = 512  # codes end on a multiple of the widest tile, so that no load needs a mask
 CENTRED = 128  # rows from which a mean is taken off: below, a pass over all targets costs less than their float64 read
@@ -86,38 +86,43 @@ def centre_of(x: Tensor) -> Tensor:
     return torch.where((2 * x.shape[0]) ** 0.5 * centre.norm() > x.norm(), centre, 0.0)
 
 
-def encode(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes [B', D'] of the samples, their (factor, A, C) [3, B], and the lowered biases [N']."""
-    (y, _, codes, _, largest, top), (b, d) = layout, x.shape
-    rows, ld = codes.shape
-    centred = b >= CENTRED
-    centre = centre_of(x) if centred else None
-    samples = codes.new_empty(-(-b // launch.rows) * launch.rows, ld)
-    row, lowered = x.new_empty(3, b), x.new_empty(rows)
-    scale = float(form.scale)
-    encode_samples[(samples.shape[0],)](
-        x, centre, top, largest, b, d, samples, ld, row, SCALE=scale, CENTRED=centred, BK=256, num_warps=4
-    )
-    lower_bias[(rows // 64,)](
-        centre, y, bias, y.shape[0], d, lowered, SCALE=scale, CENTRED=centred, BN=64, BK=32, num_warps=4
-    )
-    return samples, row, lowered
+def lower(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, margin: bool = True) -> Lowered:
+    """What all rows of a call share."""
+    y, _, codes, *_ = layout
+    centre, lowered = centre_of(x) if len(x) >= CENTRED else None, y.new_empty(len(codes))
+    lower_bias[(len(codes) // 64,)](
+        centre, y, bias, *y.shape, lowered,
+        SCALE=float(form.scale), CENTRED=centre is not None, BN=64, BK=32, num_warps=4,
+    )  # fmt: skip
+    return Lowered(centre, lowered)
+
+
+def encode(x: Tensor, layout: list[Tensor], centre: Tensor | None, form: Form, launch: Launch) -> tuple[Tensor, Tensor]:
+    """Codes [B', D'] of the samples, and their (factor, A, C) [3, B]."""
+    (_, _, codes, _, largest, top), (b, d) = layout, x.shape
+    ld = codes.shape[1]
+    samples, row = codes.new_empty(-(-b // launch.rows) * launch.rows, ld), x.new_empty(3, b)
+    encode_samples[(len(samples),)](
+        x, centre, top, largest, b, d, samples, ld, row,
+        SCALE=float(form.scale), CENTRED=centre is not None, BK=256, num_warps=4,
+    )  # fmt: skip
+    return samples, row
 
 
 def bounds_of(
-    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None, margin: bool, fine: int
+    x: Tensor, layout: list[Tensor], lowered: Lowered, form: Form, launch: Launch | None, margin: bool, fine: int
 ) -> Bounds:
     """The bounds of rows of x; without the margin, the smallest scores in float16 in their place."""
     (y, _, codes, bounds, *_), (b, d) = layout, x.shape
     launch = launch or choose(SCREEN_LAUNCHES, form, x.device, b, d)
-    samples, row, lowered = encode(x, layout, bias, form, launch)
+    samples, row = encode(x, layout, lowered.centre, form, launch)
     if not margin:
         row[1:] = 0
     row_tiles, tiles = samples.shape[0] // launch.rows, -(-y.shape[0] // launch.columns)
     groups, size = splits(tiles, row_tiles, x.device)
     lower, group = x.new_empty(b, codes.shape[0] // fine), x.new_empty(b, groups)
     tile_bounds[(row_tiles * groups,)](
-        samples, codes, row, bounds, lowered, b, codes.shape[1], lower, lower.shape[1], group, tiles, groups, size,
+        samples, codes, row, bounds, lowered.bias, b, codes.shape[1], lower, lower.shape[1], group, tiles, groups, size,
         WIDTH=WIDTH.value, FINE=fine, BM=launch.rows, BN=launch.columns, BK=launch.depth,
         num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip

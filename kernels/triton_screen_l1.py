@@ -14,7 +14,7 @@ from .byte_grid import WIDEST, choose_grid
 from .form import Form
 from .triton_encode_l1 import encode_bytes, lower_bias_l1, row_offsets
 from .triton_launch import SCREEN_LAUNCHES, Launch, choose, splits
-from .triton_rescore import Bounds
+from .triton_rescore import Bounds, Lowered
 from .triton_tiles import INTERPRETED, words_at
 
 PANEL = 128  # targets of a panel of codes
@@ -134,23 +134,30 @@ def prepare(y: Tensor, form: Form) -> list[Tensor]:
     return [y, *encode(y, grid, step, PANEL, triton.cdiv(y.shape[0], PADDED) * PADDED, 1), grid, step]
 
 
+def lower(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, margin: bool = True) -> Lowered:
+    """What all rows of a call share."""
+    y, codes, sums, *_ = layout
+    count, lowered = len(codes), y.new_empty(len(codes))
+    lower_bias_l1[(count // PADDED,)](bias, sums, len(y), count, lowered, MARGIN=margin, BN=PADDED, num_warps=4)
+    return Lowered(None, lowered)
+
+
 def bounds_of(
-    x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, launch: Launch | None, margin: bool, fine: int
+    x: Tensor, layout: list[Tensor], lowered: Lowered, form: Form, launch: Launch | None, margin: bool, fine: int
 ) -> Bounds:
     """The bounds of rows of x; without the margin, the smallest scores in bytes in their place, but for a row's own."""
-    (y, codes, sums, grid, unit), (b, d) = layout, x.shape
+    (y, codes, _, grid, unit), (b, d) = layout, x.shape
     count, words = codes.shape
     launch = launch or choose(SCREEN_LAUNCHES, form, x.device, b, words)
     row_tiles, tiles = triton.cdiv(b, launch.rows), triton.cdiv(y.shape[0], launch.columns)
     samples, row_sums = encode(x, grid, unit, launch.rows, row_tiles * launch.rows, WORDS)
-    lowered, row = x.new_empty(count), x.new_zeros(2, b)
-    lower_bias_l1[(count // PADDED,)](bias, sums, y.shape[0], count, lowered, MARGIN=margin, BN=PADDED, num_warps=4)
+    row = x.new_zeros(2, b)
     if margin:
         row_offsets[(triton.cdiv(b, 128),)](row_sums, unit, b, d, row_sums.shape[1], row, BM=128, num_warps=4)
     groups, size = splits(tiles, row_tiles, x.device)
     lower, group = x.new_empty(b, count // fine), x.new_empty(b, groups)
     byte_bounds[(row_tiles * groups,)](
-        samples, codes, row, unit, lowered, b, words, lower, lower.shape[1], group, tiles, groups, size,
+        samples, codes, row, unit, lowered.bias, b, words, lower, lower.shape[1], group, tiles, groups, size,
         FINE=fine, PANEL=PANEL, BM=launch.rows, BN=launch.columns, num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     return Bounds(row, lower, group, size * launch.columns // fine)

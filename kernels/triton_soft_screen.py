@@ -7,6 +7,7 @@ from . import triton_screen_inner as inner
 from .form import Form
 from .triton_launch import COLUMN_LAUNCHES, in_slices, launch_of_listed, on_device, tiling_of_listed
 from .triton_near import UNIT, Near
+from .triton_rescore import Lowered
 from .triton_soft import KEPT, keeps, marginal, row_values
 
 FINE = 8  # targets of a part
@@ -30,8 +31,8 @@ def slices(x: Tensor, n: int, kept: bool = False) -> tuple[Tensor, ...]:
     return in_slices(x, max(-(-n // FINE), most_parts(n) * FINE, scores), ENTRIES) if len(x) else ()
 
 
-def near(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Near:
-    bounds = inner.bounds_of(x, layout, bias, form, None, True, FINE)
+def near(x: Tensor, layout: list[Tensor], bias: Tensor, lowered: Lowered, form: Form, epsilon: float) -> Near:
+    bounds = inner.bounds_of(x, layout, lowered, form, None, True, FINE)
     return Near(x, layout[0], bias, form, bounds, FINE, most_parts(layout[0].shape[0]), epsilon)
 
 
@@ -46,8 +47,9 @@ def write(found: Near, own: Tensor) -> None:
 @on_device
 def softmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float) -> Tensor:
     y, bias, values = layout[0], bias.contiguous(), [x.new_empty(0)]
+    lowered = inner.lower(x, layout, bias, form)
     for part in slices(x, len(y)):
-        found = near(part, layout, bias, form, epsilon)
+        found = near(part, layout, bias, lowered, form, epsilon)
         write(found, row_values(tiling_of_listed(part, layout, bias, form, found.listed), epsilon, found.listed))
         values.append(found.value)
     return torch.cat(values)
@@ -58,11 +60,12 @@ def soft_marginal(
     x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, epsilon: float, row_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     y, bias, values = layout[0], bias.contiguous(), [x.new_empty(0)]
+    lowered = inner.lower(x, layout, bias, form)
     scale = UNIT / row_weight.abs().sum(dtype=torch.float64).clamp(min=1e-280)
     whole, rest = torch.zeros(len(y), dtype=torch.int64, device=x.device), torch.zeros_like(bias)
     kept = keeps(form, len(x), *y.shape)
     for part, weight in zip(slices(x, len(y), kept), slices(row_weight, len(y), kept), strict=True):
-        found = near(part, layout, bias, form, epsilon)
+        found = near(part, layout, bias, lowered, form, epsilon)
         found.add_to(whole, weight, scale)
         tiles = tiling_of_listed(part, layout, bias, form, found.listed)
         second = launch_of_listed(COLUMN_LAUNCHES, form, part)

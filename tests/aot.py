@@ -30,7 +30,7 @@ from fastsdot.kernels.form import Form
 from fastsdot.kernels.triton_argmin import nearest, tile_minima
 from fastsdot.kernels.triton_encode import encode_samples, encode_targets, lower_bias
 from fastsdot.kernels.triton_encode_l1 import encode_bytes, lower_bias_l1, row_offsets
-from fastsdot.kernels.triton_halves import split_row
+from fastsdot.kernels.triton_halves import split_rows
 from fastsdot.kernels.triton_keep import CHUNK, LANES, MOST, REGISTERS, keep
 from fastsdot.kernels.triton_launch import (
     COLUMN_LAUNCHES,
@@ -52,7 +52,7 @@ from fastsdot.kernels.triton_soft import READING, column_sums, row_sums
 from fastsdot.kernels.triton_topk import FINE, part_minima
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-SCREEN = (tile_bounds, rescore, keep, near_sums, add_shares, encode_samples, encode_targets, lower_bias, split_row)
+SCREEN = (tile_bounds, rescore, keep, near_sums, add_shares, encode_samples, encode_targets, lower_bias, split_rows)
 BYTES = (byte_bounds, encode_bytes, row_offsets, lower_bias_l1)
 PLAIN = (tile_minima, part_minima, row_sums, column_sums, nearest, tile_scores, tile_races)
 KERNELS = {kernel.__name__: kernel for kernel in (*PLAIN, *SCREEN, *BYTES, list_sums)}
@@ -179,7 +179,8 @@ def screen_cases(architectures: list[int]) -> list[Case]:
         found.append(Case("encode_samples", "inner", arch, Launch(1, 1, 256, 4, 3), (("CENTRED", True),)))
         found.append(Case("encode_targets", "inner", arch, Launch(1, 32, 32, 4, 3)))
         found.append(Case("lower_bias", "inner", arch, Launch(1, 64, 32, 4, 3), (("CENTRED", True),)))
-        found.append(Case("split_row", "inner", arch, Launch(1, 1, 256, 4, 3)))
+        found.append(Case("split_rows", "inner", arch, Launch(1, 1, 64, 4, 3), (("ROWS", 32), ("half_ptr", None))))
+        found.append(Case("split_rows", "inner", arch, Launch(1, 1, 256, 4, 3), (("ROWS", 2),)))
         plain = next(launch for launch in available(LAUNCHES, FORMS["inner"], arch) if launch.rows == 64)
         found.append(Case("tile_minima", "inner", arch, plain, (("WIDTH", 1),), listed=True))
         extra = (("WIDTH", 1), ("GROUPS", 128))

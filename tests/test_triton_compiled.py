@@ -82,7 +82,7 @@ def test_the_screen_costs_a_few_instructions_for_a_hundred_products(screen):
 
 def test_the_screen_and_the_kernels_behind_it_are_all_compiled(screen):
     coded = {"encode_samples", "encode_targets", "lower_bias"}
-    decided = {"rescore", "keep", "near_sums", "add_shares", "split_row"}
+    decided = {"rescore", "keep", "near_sums", "add_shares", "split_rows"}
     plain = {"tile_minima", "part_minima", "nearest", "row_sums", "column_sums"}
     assert {code["kernel"] for code in screen} == {"tile_bounds"} | coded | decided | plain
 

@@ -27,8 +27,10 @@ def pairs(x, y, bias, margin=True):
     Each target is repeated four times, the fewest that share a bound.
     """
     layout = screen.prepare(y.repeat_interleave(4, 0).to(DEVICE), L1)
-    bounds = l1.bounds_of(x.to(DEVICE), layout, bias.repeat_interleave(4).to(DEVICE), L1, TILES["power"], margin, 4)
-    _, row_sums = l1.encode(x.to(DEVICE), *layout[3:], 16, 16 * -(-len(x) // 16), 4)
+    x_ = x.to(DEVICE)
+    lowered = l1.lower(x_, layout, bias.repeat_interleave(4).to(DEVICE), L1, margin)
+    bounds = l1.bounds_of(x_, layout, lowered, L1, TILES["power"], margin, 4)
+    _, row_sums = l1.encode(x_, *layout[3:], 16, 16 * -(-len(x) // 16), 4)
     taken = row_sums[1:, : len(x)].sum(0)[:, None] + layout[2][2, : 4 * len(y) : 4]
     return bounds.lower[:, : len(y)].cpu().double(), reference(x, y, bias, L1), 2 * taken.cpu(), bounds.row
 

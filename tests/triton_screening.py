@@ -31,7 +31,7 @@ def parts_of(x, y, bias, form=INNER, fine=WIDTH.value):
     """Lower bounds of `fine` targets at a time, their smallest scores, and the largest margin that bounds leave."""
     x, y, bias = x.to(DEVICE), y.to(DEVICE), bias.to(DEVICE)
     layout = screen.prepare(y, form)
-    bounds = inner.bounds_of(x, layout, bias, form, TILES["inner"], True, fine)
+    bounds = inner.bounds_of(x, layout, inner.lower(x, layout, bias, form), form, TILES["inner"], True, fine)
     score = reference(x, y, bias, form)
     filled = torch.nn.functional.pad(score, (0, -score.shape[1] % fine), value=torch.inf)
     exact = filled.unflatten(1, (-1, fine)).amin(2)
@@ -102,6 +102,17 @@ def test_tiles_groups_and_slices_change_no_bit(monkeypatch):
         monkeypatch.setattr(screen, "BOUNDS", bounds)
         again = certify(x, y, bias, launch=Launch(16, columns, 32, 4, 2))
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_slices_share_one_centre_and_the_biases_about_it(monkeypatch):
+    x, y, bias = problem(10, 230, 6)
+    lower, shared = inner.lower, []
+    monkeypatch.setattr(inner, "lower", lambda *of: shared.append(lower(*of)) or shared[-1])
+    monkeypatch.setattr(inner, "CENTRED", 10)
+    monkeypatch.setattr(screen, "BOUNDS", 0)
+    certify(x + 300, y, bias)
+    assert len(shared) == 1
+    torch.testing.assert_close(shared[0].centre.cpu(), (x + 300).mean(0))
 
 
 def test_samples_that_share_a_mean_are_coded_about_it(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from compare import Truth
 from kernel_cases import FORMS, problem
 
-from fastsdot.kernels import triton_low, triton_screen, triton_soft, triton_soft_screen as soft
+from fastsdot.kernels import triton_low, triton_screen, triton_screen_inner, triton_soft, triton_soft_screen as soft
 from fastsdot.kernels.form import Form
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,7 +24,8 @@ def run(x, y, bias, epsilon, form=INNER):
 def listed(x, y, bias, epsilon, form=INNER):
     """How many rows the plain kernels decide."""
     x, bias, layout = x.to(DEVICE), bias.to(DEVICE), triton_screen.prepare(y.to(DEVICE), form)
-    return int(soft.near(x, layout, bias, form, epsilon).listed[0])
+    lowered = triton_screen_inner.lower(x, layout, bias, form)
+    return int(soft.near(x, layout, bias, lowered, form, epsilon).listed[0])
 
 
 def assert_soft(x, y, bias, epsilon, form=INNER):

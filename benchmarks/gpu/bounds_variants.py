@@ -45,13 +45,16 @@ class Pass:
         problem = Problem("sqeuclidean", *shape, str(session.device))
         cost = make_cost(problem.cost)
         embedding = cost.embed_targets(problem.y)
-        self.x, self.bias, self.form = cost.embed(problem.x, embedding.centre), embedding.column, embedding.form
+        self.x, self.form = cost.embed(problem.x, embedding.centre), embedding.form
         self.layout = triton_screen.prepare(embedding.y, self.form)
+        self.lowered = triton_screen_inner.lower(self.x, self.layout, embedding.column, self.form)
 
     def launched(self, launch: Launch | None) -> Launched:
         """The library's launch of that tile, or of its own choice; its outputs are filled."""
         with recorded(RECORDED) as launches:
-            triton_screen_inner.bounds_of(self.x, self.layout, self.bias, self.form, launch, True, triton_screen.FINE)
+            triton_screen_inner.bounds_of(
+                self.x, self.layout, self.lowered, self.form, launch, True, triton_screen.FINE
+            )
         return launches[0]
 
 
