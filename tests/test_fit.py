@@ -1,7 +1,11 @@
 """FIT: any module, loss and optimizer; fresh pairs and replay; what it refuses."""
 
+from importlib import import_module
+from itertools import count
+
 import pytest
 import torch
+from test_waits import WAITS, Seen
 from torch import nn
 
 from fastsdot import InvalidArgument, SemiDiscreteOT, SourceError, fit
@@ -55,6 +59,39 @@ def test_a_loss_and_an_optimizer_of_the_users():
     fitted = fit(generator, ot, 4, steps=20, batch_size=8, loss=loss, optimizer=optimizer)
     assert set(seen) == {((8, 2), (8, 2))}
     assert fitted.loss < fitted.losses[0]
+
+
+@pytest.mark.parametrize("together", [1, 7])
+def test_a_loss_that_is_not_finite_is_refused_with_its_step(monkeypatch, together):
+    monkeypatch.setattr(import_module("fastsdot.fit"), "together", lambda device: together)
+    ot, generator, calls = transport(), mlp(4, (2,), (8,), std=None), count(1)
+
+    def loss(x, y):
+        return (x - y).square().mean() * (torch.nan if next(calls) == 12 else 1)
+
+    with pytest.raises(SourceError, match="loss: expected a finite value, received nan at step 12"):
+        fit(generator, ot, 4, steps=20, batch_size=8, loss=loss)
+
+
+def test_losses_that_are_looked_at_together_are_the_same_and_wait_less(monkeypatch):
+    ot, found, looks = transport(), [], []
+    for together in (1, 8):
+        monkeypatch.setattr(import_module("fastsdot.fit"), "together", lambda device, most=together: most)
+        torch.manual_seed(0)
+        generator, told = mlp(4, (2,), (8,), std=None), []
+        optimizer = torch.optim.SGD(generator.parameters(), lr=0.1)
+        with Seen() as seen:
+            fitted = fit(generator, ot, 4, steps=20, batch_size=8, replay=2, optimizer=optimizer, progress=told.append)
+        found.append(fitted.losses)
+        looks.append(seen.names["stack"])
+        assert sum(seen.names[name] for name in WAITS) <= 6  # of the stored pairs
+        known = [event.values.get("loss") for event in told]
+        assert [event.done for event in told] == [*range(1, 21)]
+        assert known[together - 1 :: together] == fitted.losses[together - 1 :: together]
+    assert found[0] == found[1]
+    assert known[: together - 1] == [None] * 7
+    assert len(found[0]) == 20
+    assert looks == [20, 3]
 
 
 def test_the_default_loss_is_the_cost_over_all_axes():
