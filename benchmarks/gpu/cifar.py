@@ -18,7 +18,7 @@ from .session import Session
 
 # Chosen on few or small images on a CPU (docs/gpu-suite.md); at 50 000 none has been tried against another.
 GENERATOR = {"latent": 2, "waves": 1024, "reach": 24.0, "hidden": (1024, 1024, 1024)}
-CHOICES = GENERATOR | {"learning rate": 1e-3, "steps": 4000, "batch": 512, "replay": 600, "samples a target": 12}
+CHOICES = GENERATOR | {"learning rate": 1e-3, "steps": 2000, "batch": 2048, "replay": 150, "samples a target": 12}
 CHOICES |= {"tol": 0.05}
 SMALL = CHOICES | {"waves": 32, "hidden": (32,), "steps": 20, "batch": 32, "replay": 4, "samples a target": 6}
 SMALL_IMAGES, SMALL_ROUNDS = 120, 2
