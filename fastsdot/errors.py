@@ -48,9 +48,12 @@ def require_finite(argument: str, values: Tensor, error: type[InvalidArgument] =
         raise error(argument, "finite values", f"{bad} NaN or infinite of {values.numel()}", "remove or replace them")
 
 
-def require_number(argument: str, value: object, above: float, whole: bool = False) -> None:
-    """Raise unless `value` is a finite number above `above`, and an integer if `whole`."""
+def require_number(
+    argument: str, value: object, above: float = -math.inf, whole: bool = False, least: float = -math.inf
+) -> None:
+    """Raise unless `value` is a finite number above `above` or of at least `least`, and an integer if `whole`."""
     kind = Integral if whole else Real
-    if not isinstance(value, kind) or isinstance(value, bool) or not above < value < math.inf:
-        expected = f"{'an integer' if whole else 'a finite number'} above {above:g}"
+    if not isinstance(value, kind) or isinstance(value, bool) or not (above < value < math.inf and value >= least):
+        bound = f"above {above:g}" if least == -math.inf else f"of at least {least:g}"
+        expected = f"{'an integer' if whole else 'a finite number'} {bound}"
         raise InvalidArgument(argument, expected, repr(value), "give such a number")

@@ -119,7 +119,7 @@ def fit(
     """
     for name, value in (("steps", steps), ("batch_size", batch_size), ("replay", 1 if replay is None else replay)):
         require_number(name, value, above=0, whole=True)
-    require_number("perturbation", perturbation, above=-math.ulp(0))
+    require_number("perturbation", perturbation, least=0)
     source: Source = as_source(latent, "latent", ot.device, dtype=dtype_of(generator))
     optimizer = optimizer or torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE)
     loss = loss or (lambda x, y: ot.cost.fit_loss(x.flatten(1), y.flatten(1)))
