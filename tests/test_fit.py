@@ -131,7 +131,7 @@ def test_other_modules_than_the_papers():
         ({"steps": 0}, InvalidArgument, "steps: expected an integer above 0"),
         ({"batch_size": 0}, InvalidArgument, "batch_size: expected an integer above 0"),
         ({"replay": 0}, InvalidArgument, "replay: expected an integer above 0"),
-        ({"perturbation": -0.1}, InvalidArgument, "perturbation: expected a finite number of at least 0, received -0.1"),
+        ({"perturbation": -0.1}, InvalidArgument, "perturbation: expected a finite number of at least 0"),
         ({"latent": "noise"}, InvalidArgument, "latent: expected a callable"),
         (
             {"loss": lambda x, y: x.sum() * float("nan")},
