@@ -58,7 +58,7 @@ def test_variants_are_timed_when_they_are_right_and_failures_when_they_are_not(t
     found = json.loads((right / "results.json").read_text())
     assert found["failures"] == []
     variants = found["variants"]
-    assert {"predictions", "bounds", "specialised", "gluon", "launches", "suggested"} <= variants.keys()
+    assert {"predictions", "bounds", "specialised", "gluon", "kept", "launches", "suggested"} <= variants.keys()
     for row in variants["launches"]["rows"]:
         assert row["results"][row["chosen"]]["ratio"] == 1
         assert all(result["seconds"] > 0 for result in row["results"].values())

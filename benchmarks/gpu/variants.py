@@ -24,8 +24,9 @@ STEPS: dict[str, tuple[alone.Step, float]] = {
     "bounds": (partial(step, "bounds_variants"), 0.22),
     "specialised": (partial(step, "bounds_variants", specialised=True), 0.3),
     "gluon": (partial(step, "gluon_variants"), 0.36),
+    "kept": (partial(step, "setting_sweep", setting="kept"), 0.4),
     "launches": (partial(step, "launch_sweep"), 0.92),
-    "splits": (partial(step, "split_sweep"), 1.0),
+    "splits": (partial(step, "setting_sweep", setting="splits"), 1.0),
 }
 
 

@@ -78,6 +78,7 @@ HEADERS = {
     "bounds": ("the screen's first pass", "who", "ms", "× the library", ""),
     "specialised": ("the screen's first pass", "who", "ms", "× the library", ""),
     "gluon": ("l1's first pass", "who", "ms", "× the library", ""),
+    "kept": ("the scores of a soft marginal", "how", "ms", "× computed again", ""),
     "splits": ("programs a multiprocessor", "how many", "ms", "× the library", ""),
     "launches": ("launches", "the table's", "ms", "best", "× the table's"),
 }
@@ -86,6 +87,7 @@ ROWS = {
     "bounds": contests,
     "specialised": contests,
     "gluon": contests,
+    "kept": contests,
     "splits": contests,
     "launches": lambda found: launch_choice.winners(found.get("rows", [])),
 }
