@@ -18,6 +18,7 @@ from fastsdot.kernels import (
     philox,
     triton_argmin,
     triton_backend as backend,
+    triton_halves,
     triton_launch,
     triton_sample,
     triton_scores,
@@ -90,6 +91,20 @@ def test_softmin_and_marginal(form, b, n, d, epsilon, again, monkeypatch):
     row_weight = torch.linspace(-1, 2, b)
     value, mass = run_soft(x, y, bias, form, epsilon, row_weight)
     assert_soft(x, y, bias, form, epsilon, value, row_weight, mass)
+
+
+def test_units_are_of_the_largest_coordinate_wherever_it_lies():
+    v = torch.full((40, 300), 1e-3)
+    largest = torch.tensor([5.0, 70.0, 2.0**-30, 1e30])
+    v[[0, 1, 2, 35], [0, 299, 70, 260]] = torch.tensor([-5.0, 70.0, 2.0**-30, 1e30])
+    v[2] = v[2].clamp(max=2.0**-30)
+    unit, half = triton_halves.halves(v.to(DEVICE))
+    assert torch.equal(unit, triton_halves.units(v.to(DEVICE)))
+    scaled = largest * unit.cpu()[[0, 1, 2, 35]]
+    assert ((scaled >= 2.0**14) & (scaled < 2.0**15)).all()
+    high, low = half.cpu().float().view(40, 2, 304).unbind(1)
+    torch.testing.assert_close((high + low)[:, :300], v * unit.cpu()[:, None], rtol=2.0**-22, atol=2.0**-24)
+    assert not half.cpu().view(40, 2, 304)[:, :, 300:].any()
 
 
 def inner_products(x, y):
