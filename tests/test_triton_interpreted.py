@@ -7,6 +7,7 @@ user has it (torch.compile imports it too). So the reductions are tested in a pr
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,29 @@ from fastsdot.kernels import Form, refusal
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-FILES = ("reductions", "certifying", "screening", "measuring", "keeping", "scoring", "softening", "listing")
+# The slowest first.
+FILES = ("reductions", "screening", "softening", "keeping", "measuring", "certifying", "scoring", "listing")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_reductions_agree_with_float64(name):
+def run(name):
     environment = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
     # The interpreter computes in NumPy, which warns of exp2(-inf) and its like; the device has no such warnings.
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
     command = [sys.executable, "-m", "pytest", *options, str(HERE / f"triton_{name}.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
+
+
+@pytest.fixture(scope="module")
+def runs(request):
+    """One process for each file that was asked for, as many at once as there are cores: the interpreter takes one."""
+    items = [item for item in request.session.items if "runs" in getattr(item, "fixturenames", ())]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {item.callspec.params["name"]: pool.submit(run, item.callspec.params["name"]) for item in items}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_reductions_agree_with_float64(name, runs):
+    done = runs[name].result()
     assert done.returncode == 0, done.stdout + done.stderr
 
 
