@@ -160,8 +160,8 @@ def test_vectors_and_points_train_too(tmp_path):
     rng = np.random.default_rng(0)
     for name, shape in (("plane", (30, 2)), ("vectors", (30, 5))):
         np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype("float32"))
-        out = tmp_path / name
-        succeed("train", "--data", tmp_path / f"{name}.npy", *TINY[2:], "--rounds", 1, "--out", out)
+        out, options = tmp_path / name, ("--cost", "sqeuclidean", *TINY[2:], "--rounds", 1)
+        succeed("train", "--data", tmp_path / f"{name}.npy", *options, "--out", out)
         assert (out / "samples-last.png").exists() == (name == "plane")
         assert (out / "curves.png").exists()
     assert "a .npy file" in refuse("sample", tmp_path / "vectors")
