@@ -19,6 +19,7 @@ CONVERTED = 2.0**-21  # of the largest sum of codes, lost in float32
 SAMPLE, FEWEST, VALUES = 256, 32, 2**16  # targets from which the grid's unit is chosen: so many coordinates are enough
 MOST = 0.95  # the part of them that it has to suit
 FINEST = 1e-4  # of the targets' range: values closer than this do not tell of a grid
+FINER = 0.5  # of the targets' unit: a unit for samples alone that is worth other codes
 
 
 def steps(values: np.ndarray, widest: float) -> Iterator[float]:
@@ -61,3 +62,15 @@ def choose_grid(y: Tensor) -> tuple[np.ndarray, float]:
         best, found = lost, unit
     unit = np.float64(np.float32(max(found, TINY)))
     return np.stack([low, high, at(unit)]), unit
+
+
+def finer_grid(x: Tensor, grid: np.ndarray, unit: float) -> tuple[np.ndarray, float] | None:
+    """The grid and unit that cover samples x [B, D] alone, where they lie much closer together than the targets.
+
+    What lies beyond them, set within the new grid's range, loses nothing: all samples are on one side of it.
+    """
+    low, high = (np.clip(end.detach().numpy(), *grid[:2]) for end in (x.amin(0), x.amax(0)))
+    found = np.float64(np.float32(np.maximum(TINY, (high - low).max(initial=0.0) / LARGEST)))
+    if not found <= FINER * unit:  # nor where a sample is no number
+        return None
+    return np.stack([*grid[:2], (low + high) / 2 - found * (LARGEST / 2)]), found

@@ -36,15 +36,15 @@ class ByName(FunctionCache):
         return found if found is not None and found.signature.args == tuple(sig) else None
 
 
-def compiled(*arguments: object) -> Callable[[Callable], Callable]:
+def compiled(*arguments: object, **options: object) -> Callable[[Callable], Callable]:
     """Turns a function into one compiled at its first call or found on disk, that runs without the interpreter's lock.
 
-    `arguments` are those of the function that made it.
+    `arguments` are those of the function that made it, `options` are numba's.
     """
 
     def compile_or_find(function: Callable) -> Callable:
         function.__qualname__ = "_".join(map(str, (function.__qualname__, *arguments, digest())))
-        dispatcher = njit(nogil=True)(function)
+        dispatcher = njit(nogil=True, **options)(function)
         with suppress(RuntimeError):  # neither the package's folder nor the user's can be written to
             dispatcher._cache = ByName(function)
         return dispatcher

@@ -30,6 +30,8 @@ BLOCK_BYTES = 2**19  # of samples that one task holds in L2 beside a panel
 JUDGED, UNSUITED = 256, 0.5  # targets, and the part of them that bounds may leave before floats are faster
 MOST = 96  # targets for each of the k smallest scores, below which floats are faster (docs/certificate.md)
 WORTH = 2**14  # bounds of panels worth a task that opens those few that may hold a result
+TRIED = 64  # samples that tell whether the targets are worth other codes
+OPENED, RECODED = 16, 256  # samples whose first pass takes as long as opening all panels for one, as coding all targets
 PAIRS = 2**28  # of samples and targets, bounds of whose panels are kept at once
 
 
@@ -190,10 +192,19 @@ class Problem:
 
     def solve(self, k: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The k smallest exact scores of each sample, their targets, [B, k], and how many exact scores that took."""
+        return self.remaining(*self.promising(k), k)
+
+    def promising(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest bound of every panel and sample, and what no result's score is above."""
         lowest, limit = self.lowest(), np.full(self.batch, np.inf)
         if k <= self.panels:
             limit = self.promised(lowest, k)[0].max(1)
-        return self.remaining(lowest, limit, k)
+        return lowest, limit
+
+    def opened(self, k: int) -> float:
+        """The part of all panels that a sample opens."""
+        lowest, limit = self.promising(k)
+        return np.mean(lowest[:, : self.batch] <= limit - self.bounds.offset)
 
     def guess(self) -> tuple[np.ndarray, np.ndarray]:
         """The exact score of the target with the smallest estimate, and the target; the best of rows without one."""
@@ -215,10 +226,21 @@ def in_parts(x: Tensor, layout: list[Tensor], solve) -> list[Tensor]:
     return [value.to(x.dtype), *rest]
 
 
+def fitted(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int) -> list[Tensor]:
+    """The layout, or one made for these samples where the first of them open too many panels by its bounds."""
+    few, finer = x[:TRIED], PARTS[form.kind].finer
+    worth = (x.shape[0] + RECODED) / (OPENED * x.shape[0])
+    if worth > 1 or finer(few, layout) is None or Problem(few, layout, bias, form).opened(k) <= worth:
+        return layout
+    make = finer(x, layout)
+    return make() if make else layout
+
+
 def certify(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form, k: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """The topk, and for each row the number of targets that the bounds left to be scored exactly."""
     if x.shape[0] == 0:
         return x.new_empty(0, k), torch.empty(0, k, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    layout = fitted(x, layout, bias, form, k)
     return tuple(in_parts(x, layout, lambda part: Problem(part, layout, bias, form).solve(k)))
 
 

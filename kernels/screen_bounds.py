@@ -5,6 +5,7 @@ A part of the screen is a module for one form. It offers
     ROWS, LANES                       samples and targets of a full tile
     refusal(form, d)                  why it cannot run, or None
     prepare(y, form)                  the layout of the targets: y first
+    finer(x, layout)                  a function that makes one with closer bounds for these samples, or None
     exact(x, i, y, j, scale, bias)    the float64 score of one pair, compiled, the same bits wherever it is called
     compile_bounds(rows)              bounds(height, samples, i, targets, panel), compiled: a tile of float32 L_ij
     code(x, layout, bias, form, rows, safety)    `Bounds` of a batch, in groups of `rows` samples

@@ -90,6 +90,10 @@ def prepare(y: Tensor, form: Form) -> list[Tensor]:
     return [y, *map(torch.from_numpy, (codes, -OFFSET * totals, columns, columns.max(1).astype(np.float64)))]
 
 
+def finer(x: Tensor, layout: list[Tensor]) -> None:
+    """None: samples are in codes about their mean, and those of the targets do for any."""
+
+
 @njit(inline="always")
 def exact(x, i, y, j, scale, bias):
     """bias − scale ⟨x_i, y_j⟩ in float64, where products of float32 are exact."""

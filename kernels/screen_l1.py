@@ -11,12 +11,14 @@ for whatever codes q of c̄ and r of ȳ. The sum of codes is exact, the others b
 8-bit images lie on the grid and in its range, and what of a sample lies outside of theirs costs nothing.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from .byte_grid import CONVERTED, LARGEST, SUMMED, WIDEST, choose_grid
+from .byte_grid import CONVERTED, LARGEST, SUMMED, WIDEST, choose_grid, finer_grid
 from .cached import compiled
 from .form import Form
 from .numba_bytes import MEASURES, differ, measure
@@ -44,27 +46,32 @@ def refusal(form: Form, d: int) -> str | None:
     return None
 
 
-@compiled()
-def encode(vectors, grid, unit, first, last, width, order, codes, sums):
+@compiled(fastmath={"reassoc"})  # sums may be added in any order (docs/certificate.md)
+def encode(vectors, grid, unit, first, last, width, order, words, sums):
     """Codes of vectors[first:last], eight coordinates of `width` vectors side by side, and sums of each vector v.
 
     sums is (Σ |v − c|, Σ |c − c̄|, Σ |c̄ − o − u q|).
     """
     d = vectors.shape[1]
     octets = (d + 7) // 8
+    inverse, top = 1 / unit, LARGEST * unit
+    codes = np.zeros(octets * 8, np.uint8)
+    packed = codes.view(np.int64)
     for i in range(first, last):
         outside, excess, rest = 0.0, 0.0, 0.0
-        base = (i // width * octets * width + order[i % width]) * 8
         for k in range(d):
             value = np.float64(vectors[i, k])
             inside = min(max(value, grid[0, k]), grid[1, k])
             place = inside - grid[2, k]
-            near = min(max(place, 0.0), LARGEST * unit)
-            code = np.int32(min(np.rint(near / unit), LARGEST))
+            near = min(max(place, 0.0), top)
+            code = min(np.rint(near * inverse), 1.0 * LARGEST)
             outside += abs(value - inside)
             excess += abs(place - near)
             rest += abs(near - unit * code)
-            codes[base + k // 8 * width * 8 + k % 8] = np.uint8(code)
+            codes[k] = np.uint8(np.int32(code))
+        base = i // width * octets * width + order[i % width]
+        for k in range(octets):
+            words[base + k * width] = packed[k]
         sums[0, i], sums[1, i], sums[2, i] = outside, excess, rest
 
 
@@ -72,16 +79,25 @@ def encode_all(vectors: np.ndarray, grid: np.ndarray, unit: float, order: np.nda
     """Codes and sums (see `encode`) of all vectors, padded to whole groups of `order`."""
     n, d = vectors.shape
     count = padded(n, order.size)
-    codes, sums = np.zeros(count * padded(d, 8), np.uint8), np.zeros((3, count))
-    each(spans_of(n, d), lambda *span: encode(vectors, grid, unit, *span, order.size, order, codes, sums))
-    return codes.view(np.int64), sums
+    words, sums = np.zeros(count * (padded(d, 8) // 8), np.int64), np.zeros((3, count))
+    each(spans_of(n, d), lambda *span: encode(vectors, grid, unit, *span, order.size, order, words, sums))
+    return words, sums
+
+
+def lay_out(y: Tensor, grid: np.ndarray, unit: float) -> list[Tensor]:
+    words, sums = encode_all(y.detach().numpy(), grid, unit, ORDER)
+    return [y, *map(torch.from_numpy, (words, sums[1:], grid, np.array([unit], np.float32)))]
 
 
 def prepare(y: Tensor, form: Form) -> list[Tensor]:
-    vectors = y.detach().numpy()
-    grid, unit = choose_grid(y)
-    codes, sums = encode_all(vectors, grid, unit, ORDER)
-    return [y, *map(torch.from_numpy, (codes, sums[1:], grid, np.array([unit], np.float32)))]
+    return lay_out(y, *choose_grid(y))
+
+
+def finer(x: Tensor, layout: list[Tensor]) -> Callable[[], list[Tensor]] | None:
+    """What lays the targets out on a grid for these samples alone, where that has closer bounds."""
+    y, _, _, grid, unit = layout
+    found = finer_grid(x, grid.numpy(), unit.item())
+    return found and (lambda: lay_out(y, *found))
 
 
 @njit(inline="always")

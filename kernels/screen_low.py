@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import gemm
 from .form import Form
-from .screen import Problem, in_parts, prepare, refusal, told_apart as suits, topk
+from .screen import Problem, fitted, in_parts, prepare, refusal, told_apart as suits, topk
 from .screen_bounds import FLOATS
 
 __all__ = ["argmin", "prepare", "refusal", "suits", "topk"]
@@ -20,5 +20,6 @@ def argmin(x: Tensor, layout: list[Tensor], bias: Tensor, form: Form) -> tuple[T
         return gemm.argmin(x, layout, bias, form)
     if x.shape[0] == 0:
         return x.new_empty(0), torch.empty(0, dtype=torch.int64)
+    layout = fitted(x, layout, bias, form, 1)
     value, index = in_parts(x, layout, lambda part: Problem(part, layout, bias, form, safety=0.0).guess())
     return value.squeeze(1), index.squeeze(1)

@@ -99,7 +99,7 @@ FAMILIES = {
     "halfway": halfway,
     "outliers": outliers,
 }
-ONLY = {"inner": ("aligned", "level", "large scores"), "l1": ("images", "digits", "halfway", "outliers")}
+ONLY = {"inner": ("aligned", "large scores"), "l1": ("images", "digits", "halfway", "outliers")}
 CASES = [
     pytest.param(form, family, id=f"{name}-{family}")
     for name, form, other in (("inner", INNER, "l1"), ("l1", L1, "inner"))

@@ -7,12 +7,13 @@ import pytest
 import torch
 from compare import assert_argmin, reference, regret
 from kernel_cases import CPU, problem
-from screen_cases import INNER, L1, B, D, N, assert_float64, both, every_case, images, make
+from screen_cases import CASES, INNER, L1, B, D, N, assert_float64, both, every_case, images, make
 
 from fastsdot.costs import make_cost
 from fastsdot.kernels import (
     Form,
     argmin,
+    byte_grid,
     gemm,
     naive,
     prepare,
@@ -28,6 +29,14 @@ pytestmark = pytest.mark.skipif(
     refusal("screen", INNER, "argmin", CPU, 1000, 10) is not None,
     reason=str(refusal("screen", INNER, "argmin", CPU, 1000, 10)),
 )
+
+
+def assert_below(problem, score):
+    """What is compared is S − offset as float64 rounds it."""
+    score = score - torch.from_numpy(problem.bounds.offset)[:, None]
+    panels = torch.nn.functional.pad(score, (0, -N % problem.lanes), value=torch.inf).view(B, -1, problem.lanes)
+    assert problem.bounds.certain.all()
+    assert (torch.from_numpy(problem.lowest()).double().T[:B] <= panels.amin(2)).all()
 
 
 @every_case
@@ -47,17 +56,39 @@ def test_bounds_are_below_the_scores(monkeypatch, form, family, centred):
         pytest.skip("l1 takes no mean off")
     monkeypatch.setattr(screen_inner, "CENTRED", centred)
     x, y, bias = make(form, family)
-    problem = screen.Problem(x, screen.prepare(y, form), bias, form)
-    # what is compared is S − offset as float64 rounds it
-    score = reference(x, y, bias, form) - torch.from_numpy(problem.bounds.offset)[:, None]
-    panels = torch.nn.functional.pad(score, (0, -N % problem.lanes), value=torch.inf).view(B, -1, problem.lanes)
-    assert problem.bounds.certain.all()
-    assert (torch.from_numpy(problem.lowest()).double().T[:B] <= panels.amin(2)).all()
+    assert_below(screen.Problem(x, screen.prepare(y, form), bias, form), reference(x, y, bias, form))
+
+
+@pytest.mark.parametrize("family", [case.values[1] for case in CASES if case.values[0] is L1])
+def test_a_grid_for_the_samples_has_bounds_below_the_scores_too(monkeypatch, family):
+    monkeypatch.setattr(byte_grid, "FINER", torch.inf)
+    x, y, bias = make(L1, family)
+    layout = screen_l1.finer(x, screen.prepare(y, L1))()
+    assert_below(screen.Problem(x, layout, bias, L1), reference(x, y, bias, L1))
+    monkeypatch.setattr(screen, "RECODED", -torch.inf)
+    assert_float64(L1, x, y, bias, *screen.argmin(x, screen.prepare(y, L1), bias, L1))
+
+
+def test_codes_of_the_samples_own_are_made_when_the_others_leave_many_targets(monkeypatch):
+    made = []
+    monkeypatch.setattr(screen_l1, "lay_out", lambda *given, make=screen_l1.lay_out: made.append(given) or make(*given))
+    x, y, bias = make(L1, "level")
+    layout = screen.prepare(y, L1)
+    few, all_but = screen.certify(x, layout, bias, L1), screen.certify(x, layout, 1e3 * torch.arange(float(N)), L1)
+    assert len(made) == 2  # the targets' own, and then for the levelled scores alone
+    monkeypatch.setattr(screen, "RECODED", torch.inf)
+    many = screen.certify(x, layout, bias, L1)
+    assert all(map(torch.equal, few[:2], many[:2]))
+    assert 50 * few[2].sum() < many[2].sum()
+    assert all_but[2].max() <= 2
+    assert screen_l1.finer(x, layout) is not None
+    x[0, 0] = torch.nan
+    assert screen_l1.finer(x, layout) is None
 
 
 FEW = {
     "inner": (INNER, {"gaussian": 40, "level": 40, "bytes": 40, "aligned": 300}),
-    "l1": (L1, {"gaussian": 5, "offset": 5, "tiny": 5, "images": 3, "digits": 3, "outliers": 10}),
+    "l1": (L1, {"gaussian": 5, "level": 20, "offset": 5, "tiny": 5, "images": 3, "digits": 3, "outliers": 10}),
 }
 
 
@@ -93,10 +124,9 @@ def test_the_best_estimate_is_nearly_the_best_score(form, family):
     score = reference(x, y, bias, form)
     chosen = score.gather(1, index[:, None]).squeeze(1)
     assert torch.allclose(value.double(), chosen, rtol=2.0**-20, atol=2.0**-20 * float(score.abs().max()))
-    problem = screen.Problem(x, layout, bias, form)
-    expected = torch.from_numpy(problem.solve()[0]).squeeze(1)
+    expected = torch.from_numpy(screen.Problem(x, layout, bias, form).solve()[0]).squeeze(1)
     assert (expected <= value.double() * (1 + 1e-6 * value.sign()) + 1e-30).all()
-    if family in ("gaussian", "images", "bytes", "duplicated"):
+    if family in ("gaussian", "images", "bytes", "duplicated", "level"):
         assert (chosen - score.amin(1) <= 0.05 * (score.mean(1) - score.amin(1))).all()
 
 

@@ -1,0 +1,44 @@
+"""l1 between images and samples that differ little, those of an untrained generator, once potentials are levelled."""
+
+import pytest
+import torch
+from problems import interleave
+
+from fastsdot.kernels import Form, numba_lp, screen
+from fastsdot.networks import mlp
+
+L1, N, D, ROUNDS = Form("power"), 60_000, 784, 5
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Targets in bytes, most of them black, and the biases that level the mean scores of 256 samples."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 256, (N, D), generator=g) * (torch.rand(N, D, generator=g) > 0.7) / 127.5 - 1
+    torch.manual_seed(0)
+    network = mlp(32, (D,)).requires_grad_(False)
+    x = network(torch.randn(2048, 32))
+    return x, y, -torch.cat([L1.pairwise(x[:256], part).mean(0) for part in y.split(1000)])
+
+
+@pytest.mark.parametrize("b", [64, 256, 2048])
+def test_argmin(benchmark, row, monkeypatch, problem, b):
+    x, y, bias = problem
+    layout, floats = screen.prepare(y, L1), numba_lp.prepare(y, L1)
+
+    def by_their_own():
+        return screen.certify(x[:b], layout, bias, L1)
+
+    def by_the_targets():
+        with monkeypatch.context() as patch:
+            patch.setattr(screen, "RECODED", torch.inf)
+            return screen.certify(x[:b], layout, bias, L1)
+
+    assert all(map(torch.equal, by_their_own()[:2], by_the_targets()[:2]))
+    runs = {
+        "fastsdot": by_their_own,
+        "the targets' codes": by_the_targets,
+        "float32": lambda: numba_lp.argmin(x[:b], floats, bias, L1),
+    }
+    for name, median in benchmark.pedantic(interleave, (runs, ROUNDS), rounds=1).items():
+        row(f"l1, {b:,} nearly equal samples, {N:,} × {D}", name, median)
