@@ -111,7 +111,7 @@ def fit(
     c(g'(z), T(g(z))), unless `loss(generated, transported)` is given; the optimizer is Adam unless one is given.
     perturbation is the standard deviation of noise added to g(z) before T, as in the source that ψ was solved for;
     reference is g where that is not the generator as it stands. `progress` gets a `Progress` after every step; on a GPU
-    losses are looked at a hundred steps at a time.
+    losses are looked at a hundred steps at a time, and one that is not finite is found after as many.
 
     Raises `InvalidArgument` for numbers out of range, and for a generator in shards (FSDP) without `replay`, since it
     cannot be copied; `SourceError` when the generator's samples do not have the shape of a target or are not finite.
