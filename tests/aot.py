@@ -253,7 +253,7 @@ def compile_case(case: Case) -> Code:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
         usage = tool("cuobjdump", "--dump-resource-usage", str(cubin))
-        sass = tool("nvdisasm", "-c", str(cubin))
+        sass = tool("nvdisasm", "-c", "-ndf", str(cubin))  # no dataflow analysis: it takes as long again, and gives up
     registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
     code, branches = instructions(sass)
     loop, around = main_loop(code, branches)
