@@ -11,12 +11,13 @@ Source: Bertsekas & Castañon, Annals of Operations Research 20, 1989 (the aucti
 """
 
 import numpy as np
-from numba import njit
+
+from fastsdot.kernels.cached import compiled
 
 NONE = -1
 
 
-@njit(nogil=True)
+@compiled()
 def _meld(a: int, b: int, level: np.ndarray, left: np.ndarray, right: np.ndarray) -> int:
     """Join two skew heaps of samples, smallest level on top."""
     root = parent = NONE
@@ -37,7 +38,7 @@ def _meld(a: int, b: int, level: np.ndarray, left: np.ndarray, right: np.ndarray
     return root
 
 
-@njit(nogil=True)
+@compiled()
 def _choose(margin: np.ndarray, column: np.ndarray, price: np.ndarray, outside: float) -> tuple[int, float, float]:
     """The slot of the best choice, its s + p, and that of the second or of the best outside the list."""
     best, first, second = NONE, np.inf, np.float64(outside)
@@ -50,7 +51,7 @@ def _choose(margin: np.ndarray, column: np.ndarray, price: np.ndarray, outside: 
     return best, first, second
 
 
-@njit(nogil=True)
+@compiled()
 def _serve(margin, column, outside, room, price, epsilon, slot, heaps, root, held, queue, ring, waiting, most):
     """Let the queue bid until it is empty or `most` bids were made; ring is [first, length, how many wait]."""
     level, left, right = heaps
@@ -82,7 +83,7 @@ def _serve(margin, column, outside, room, price, epsilon, slot, heaps, root, hel
     return bids
 
 
-@njit(nogil=True)
+@compiled()
 def _best(margin, column, outside, price, out):
     for i in range(out.shape[0]):
         _, first, second = _choose(margin[i], column[i], price, outside[i])

@@ -10,12 +10,13 @@ Network Flows, 1993, section 9.7).
 import heapq
 
 import numpy as np
-from numba import njit
+
+from fastsdot.kernels.cached import compiled
 
 NONE, TOLERANCE = -1, 1e-9  # masses are exact to a billionth of a sample
 
 
-@njit(nogil=True)
+@compiled()
 def _search(start, lists, pieces, head, price, over, distance, via, seen, limit):
     """Distances until a target with room is settled: (that target or −1, targets seen, pieces looked at).
 
@@ -56,7 +57,7 @@ def _search(start, lists, pieces, head, price, over, distance, via, seen, limit)
     return NONE, found, looked
 
 
-@njit(nogil=True)
+@compiled()
 def _detach(piece, u, head, after):
     if head[u] == piece:
         head[u] = after[piece]
@@ -67,7 +68,7 @@ def _detach(piece, u, head, after):
     after[before] = after[piece]
 
 
-@njit(nogil=True)
+@compiled()
 def _move(start, end, amount, pieces, head, via, spare):
     """Shift an amount along the path; a target holds one piece of a sample, and spare is [first, how many]."""
     row, slot, mass, after = pieces
@@ -91,7 +92,7 @@ def _move(start, end, amount, pieces, head, via, spare):
         v = u
 
 
-@njit(nogil=True)
+@compiled()
 def _shift(lists, pieces, head, price, over, spare, work):
     """Serve targets that hold too much, one path at a time, until none is left, work is done or pieces run out."""
     n = head.shape[0]
@@ -115,7 +116,7 @@ def _shift(lists, pieces, head, price, over, spare, work):
                 break
 
 
-@njit(nogil=True)
+@compiled()
 def _trim(pieces, head, over):
     """Take what targets still hold too much of away."""
     _, _, mass, after = pieces
@@ -150,7 +151,7 @@ def shift(
     return row[kept], place[kept], mass[kept]
 
 
-@njit(nogil=True)
+@compiled()
 def _chains(target, size, n):
     """Lists of pieces by target, and of the pieces to spare behind them: the next of each, and the first."""
     after, head = np.arange(1, size + 1).astype(np.int32), np.full(n, NONE, np.int32)
@@ -159,7 +160,7 @@ def _chains(target, size, n):
     return after, head
 
 
-@njit(nogil=True)
+@compiled()
 def place(order: np.ndarray, margin: np.ndarray, column: np.ndarray, left: np.ndarray, free: np.ndarray) -> float:
     """Fill what is free [N] with what is left [L], choices of the lists [L, K] in `order`; returns Σ mass × margin."""
     total, width = 0.0, column.shape[1]

@@ -16,6 +16,7 @@ EVERY_KERNEL = """
 import numba
 import torch
 from numba.core import event
+from fastsdot import SemiDiscreteOT
 from fastsdot.errors import BackendUnavailable
 from fastsdot.kernels import Form, argmin, prepare, sample, softmin, topk
 
@@ -31,6 +32,7 @@ with event.install_recorder("numba:compile") as compiled:
             values += argmin(x, targets, bias)[1].tolist() + topk(x, targets, bias, 3)[1].tolist()
             if backend != "screen":
                 values += [softmin(x, targets, bias, 0.5).shape, sample(x, targets, bias, 0.5, 1).shape]
+    values += [SemiDiscreteOT(y[:9]).bracket(8, 100).samples]
     print(len(values), len(compiled.buffer))
     numba.njit(lambda x: x)(3)
     assert compiled.buffer  # it records

@@ -16,7 +16,7 @@ from .session import CRASHES, Session, reason
 
 N, D, SMALL_N, SMALL_D = 60_000, 784, 300, 16
 TOLERANCE = 0.05  # χ²
-SMALL_SAMPLES = 20  # a target, enough to see that it runs
+SMALL_SAMPLES = 6  # a target, enough to see that it runs
 STEPS, SECONDS, SMALL_SECONDS = 16, 2.0, 0.2  # steps timed as one, since not every step does the same, and for how long
 LATENT, WIDTH = 100, 512  # of the generator of the l1 solve
 
