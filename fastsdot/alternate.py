@@ -25,10 +25,11 @@ from fastsdot.ots import Solution
 from fastsdot.progress import Progress
 from fastsdot.ranks import apart
 from fastsdot.report import Report
-from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
+from fastsdot.semidiscrete import SemiDiscreteOT
 from fastsdot.sources import EveryRank, Pushforward, Source, SourceLike, as_source, draw, dtype_of, in_shards
 from fastsdot.stages import Ascent
 from fastsdot.stopping import Chi2, Rule, as_rule, asks
+from fastsdot.storage import fingerprint
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.json"
 

@@ -1,4 +1,4 @@
-"""Checkpoints: nested state as one safetensors file, the arrays inside and the rest as JSON in its metadata.
+"""Files of nested state: a safetensors file each, the arrays inside and the rest as JSON in its metadata.
 
 A file is written beside its final name and renamed, so a run that is killed leaves the last whole one.
 """
@@ -23,25 +23,17 @@ def write(path: Path, state: dict[str, Any]) -> None:
     replace_file(path, safetensors.torch.save(arrays, metadata={"fastsdot": tree}))
 
 
-def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `write` saved, arrays on `device`. Raises `RunError` when the file is missing or not whole."""
+def read(
+    path: str | Path, device: torch.device | str = "cpu", error: type[InvalidArgument] = RunError
+) -> dict[str, Any]:
+    """What `write` saved, arrays on `device`. Raises `error` when the file is missing or not whole."""
     try:
         with safetensors.safe_open(path, "pt", device=str(device)) as file:
-            tree = json.loads(file.metadata()["fastsdot"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise RunError("checkpoint", "a file that train wrote", f"{path} ({error})", "start the run anew") from error
-    return _join(tree, arrays)
-
-
-def unpack(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON and the arrays of a file that a transport's `save` wrote. Raises `InvalidArgument` for other files."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["fastsdot"])
-            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise InvalidArgument("path", "a file written by save", f"{path} ({error})", "check the path") from error
+            return _join(json.loads(file.metadata()["fastsdot"]), arrays)
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as cause:
+        received = f"{path} ({cause})"
+        raise error("path", "a whole file that fastsdot saved", received, "check the path, or start anew") from cause
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,6 @@ of class k of all weight, the pooled marginal error and transport cost are Σ_k 
 label go by one more potential, over all targets, as classifier-free guidance needs where a training loop drops labels.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fastsdot import checkpoint, ots
+from fastsdot import checkpoint, ots, saving
 from fastsdot.conditional_report import ConditionalReport, ConditionalSolution
 from fastsdot.costs import Pairing
 from fastsdot.errors import InvalidArgument
@@ -231,13 +228,9 @@ class ConditionalOT(nn.Module):
         codes = torch.empty(sum(len(self.members(label)) for label in self.classes), dtype=torch.int64)
         for k, label in enumerate(self.classes):
             codes[self.members(label).cpu()] = k
-        arrays, facts = {"codes": codes}, []
-        for k, part in enumerate(self.parts):
-            about, tensors = part.packed()
-            facts.append(about)
-            arrays |= {f"{k}.{name}": value for name, value in tensors.items()}
-        about = {"classes": self.classes, "shares": list(self.shares.values()), "parts": facts}
-        checkpoint.replace_file(Path(path), safetensors.torch.save(arrays, metadata={"fastsdot": json.dumps(about)}))
+        parts = [saving.state_of(part) for part in self.parts]
+        state = {"classes": self.classes, "codes": codes, "shares": list(self.shares.values()), "parts": parts}
+        checkpoint.write(Path(path), state)
 
     @classmethod
     def load(cls, path: str | Path, targets: Tensor | np.ndarray, **options) -> "ConditionalOT":
@@ -245,19 +238,17 @@ class ConditionalOT(nn.Module):
 
         Raises `InvalidArgument` when the file is unreadable or was saved for other targets.
         """
-        about, arrays = checkpoint.unpack(path)
-        if "parts" not in about:
+        state = checkpoint.read(path, error=InvalidArgument)
+        if "parts" not in state:
             raise InvalidArgument("path", "a file written by ConditionalOT.save", str(path), "use SemiDiscreteOT.load")
-        parts, codes = about["parts"], arrays["codes"]
-        options = SemiDiscreteOT.options_of(parts[0], options)
-        names = np.array(about["classes"])
+        parts, codes, names = state["parts"], state["codes"], np.array(state["classes"])
         weights = torch.zeros(len(codes), dtype=torch.float64)
-        for k, share in enumerate(about["shares"]):
-            weights[codes == k] = share * arrays[f"{k}.weights"].double()
+        for k, share in enumerate(state["shares"]):
+            weights[codes == k] = share * parts[k]["weights"].double()
+        options = saving.options_of(parts[0], options)
         ot = cls(targets, names[codes.numpy()], unconditional=len(parts) > len(names), weights=weights, **options)
-        for k, part in enumerate(ot.parts):
-            own = {name.removeprefix(f"{k}."): value for name, value in arrays.items() if name.startswith(f"{k}.")}
-            part.restore(parts[k], own)
+        for part, own in zip(ot.parts, parts, strict=True):
+            saving.restore(part, own)
         return ot
 
     def _place(self, label: Label | None) -> int:

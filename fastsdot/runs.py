@@ -14,7 +14,8 @@ from fastsdot import checkpoint, data as datasets, networks
 from fastsdot.alternate import CHECKPOINT, REPORT
 from fastsdot.costs import make_cost
 from fastsdot.errors import InvalidArgument, RunError
-from fastsdot.semidiscrete import SemiDiscreteOT, fingerprint
+from fastsdot.semidiscrete import SemiDiscreteOT
+from fastsdot.storage import fingerprint
 
 SETTINGS = "run.json"
 

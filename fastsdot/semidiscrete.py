@@ -5,17 +5,14 @@ One potential ψ_j per target turns the cost into a map and a function (ε = 0):
     T(x) = y_j,  j = argmin_j c(x, y_j) − ψ_j              φ(x) = min_j c(x, y_j) − ψ_j
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fastsdot import changing, checkpoint, kernels, ots
+from fastsdot import changing, checkpoint, kernels, ots, saving
 from fastsdot.atoms import first_equals, merged
 from fastsdot.bracket import Bracket, bracket
 from fastsdot.costs import Pairing, make_cost
@@ -25,7 +22,7 @@ from fastsdot.report import Report
 from fastsdot.sources import SourceLike
 from fastsdot.stages import Ascent
 from fastsdot.stopping import Rule
-from fastsdot.storage import STORED, Storage, decode, fingerprint, place
+from fastsdot.storage import STORED, Storage, decode, place
 from fastsdot.weights import as_weights
 
 
@@ -299,9 +296,7 @@ class SemiDiscreteOT(nn.Module):
         The targets themselves are not stored. Of several ranks the first writes; the others wait for it.
         """
         if self.ranks is None or self.ranks.rank == 0:
-            about, arrays = self.packed()
-            content = safetensors.torch.save(arrays, metadata={"fastsdot": json.dumps(about)})
-            checkpoint.replace_file(Path(path), content)
+            checkpoint.write(Path(path), saving.state_of(self))
         if self.ranks is not None:
             self.ranks.agree(True)
 
@@ -313,45 +308,13 @@ class SemiDiscreteOT(nn.Module):
 
         Raises `InvalidArgument` when the file is unreadable or was saved for other targets.
         """
-        about, arrays = checkpoint.unpack(path)
-        if "weights" not in arrays:
-            raise InvalidArgument("path", "a file of one SemiDiscreteOT", str(path), "use ConditionalOT.load")
-        ot = cls(targets, weights=arrays["weights"], **cls.options_of(about, options))
-        ot.restore(about, arrays)
+        state = checkpoint.read(path, error=InvalidArgument)
+        if "weights" not in state:
+            remedy = "use ConditionalOT.load, or for a run's checkpoint train(..., resume=True)"
+            raise InvalidArgument("path", "a file of one SemiDiscreteOT", str(path), remedy)
+        ot = cls(targets, weights=state["weights"], **saving.options_of(state, options))
+        saving.restore(ot, state)
         return ot
-
-    @staticmethod
-    def options_of(about: dict, options: dict) -> dict:
-        """The constructor's options of a saved transport, over which those given go."""
-        if about["cost"].startswith("callable") and "cost" not in options:
-            raise InvalidArgument("cost", "the callable again", "none", "give cost= as when it was saved")
-        return {"cost": about["cost"], "p": about["p"], "epsilon": about["epsilon"]} | options
-
-    def packed(self) -> tuple[dict, dict[str, Tensor]]:
-        """What a file keeps of this: JSON values, and tensors."""
-        about = {
-            "cost": self.cost.name,
-            "p": self.cost.p if self.cost.name == "lp" else None,
-            "epsilon": self.epsilon,
-            "targets": fingerprint(self.targets),
-        }
-        arrays = {"potential": self.potential.detach().contiguous(), "weights": self.weights}
-        if self.ascent is not None:
-            state = self.ascent.saved()
-            about["ascent"] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-            arrays |= {f"ascent.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
-        return about, arrays
-
-    def restore(self, about: dict, arrays: dict[str, Tensor]) -> None:
-        """Take over what `packed` gave. Raises `InvalidArgument` when that was for other targets."""
-        if fingerprint(self.targets) != about["targets"]:
-            expected, received = f"those the file was saved for ({about['targets']})", fingerprint(self.targets)
-            raise InvalidArgument("targets", expected, received, "load those")
-        self.potential.copy_(arrays["potential"])
-        self.weights.copy_(arrays["weights"])
-        if "ascent" in about:
-            tensors = {name.removeprefix("ascent."): t for name, t in arrays.items() if name.startswith("ascent.")}
-            self.ascent = Ascent(**about["ascent"], **tensors).to(self.device)
 
     def _flat(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or not x.is_floating_point():

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from fastsdot import BackendUnavailable, InvalidArgument, SemiDiscreteOT
@@ -187,11 +188,13 @@ def test_save_and_load(tmp_path):
     assert torch.equal(back.c_transform(x), ot.c_transform(x))
     with pytest.raises(InvalidArgument, match="targets: expected those the file was saved for"):
         SemiDiscreteOT.load(tmp_path / "ot.safetensors", ot.targets + 1)
-    with pytest.raises(InvalidArgument, match="path: expected a file written by save"):
+    with pytest.raises(InvalidArgument, match="path: expected a whole file that fastsdot saved"):
         SemiDiscreteOT.load(tmp_path / "missing", ot.targets)
-    (tmp_path / "junk").write_bytes(b"junk")
-    with pytest.raises(InvalidArgument, match="path: expected a file written by save"):
-        SemiDiscreteOT.load(tmp_path / "junk", ot.targets)
+    other = safetensors.torch.save({"weights": ot.weights}, {"fastsdot": '{"cost": "lp"}'})
+    for junk in (b"junk", safetensors.torch.save({"weights": ot.weights}), other):
+        (tmp_path / "junk").write_bytes(junk)
+        with pytest.raises(InvalidArgument, match="path: expected a whole file that fastsdot saved"):
+            SemiDiscreteOT.load(tmp_path / "junk", ot.targets)
 
 
 NAN, INF = float("nan"), float("inf")

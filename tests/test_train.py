@@ -208,7 +208,7 @@ def test_a_folder_that_holds_another_run_is_refused(tmp_path):
     ):
         run(out=tmp_path, resume=True, cost="euclidean")
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut off")
-    with pytest.raises(RunError, match="checkpoint: expected a file that train wrote"):
+    with pytest.raises(RunError, match="path: expected a whole file that fastsdot saved"):
         run(out=tmp_path, resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="out: expected a folder that can be written"):
