@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from fastsdot import InvalidArgument, Precision, RunError, SemiDiscreteOT, SourceError, Stop, checkpoint, theory, train
 from fastsdot.networks import mlp
 
-SMALL = {"rounds": 3, "steps": 30, "batch_size": 64, "max_samples": 4000}
+SMALL = {"rounds": 3, "steps": 30, "batch_size": 64, "max_samples": 1500}
 
 
 def digits(n=150):
@@ -73,7 +73,7 @@ from fastsdot import train
 from fastsdot.networks import mlp
 torch.manual_seed(0)
 train(mlp(8, (64,), (64, 64)), torch.from_numpy(load_digits().data[:150]).float() / 8 - 1, 8, out=sys.argv[1],
-      rounds=400, steps=30, batch_size=64, max_samples=4000)
+      rounds=400, steps=30, batch_size=64, max_samples=1500)
 """
 
 

@@ -4,47 +4,40 @@ In a process of its own, because a kernel defined while TRITON_INTERPRET is set 
 """
 
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
-EVERY_DAY = ("80", "90")
-ARCHITECTURES = [pytest.param(EVERY_DAY, id="80, 90"), pytest.param(("100",), marks=pytest.mark.slow, id="100")]
 WITH_DOT = ("tile_minima", "part_minima", "tile_scores", "row_sums", "column_sums")
 SMALLEST = 99 * 1024  # shared memory of a program on 8.6, 8.9 and 12.x; 9.0 and 10.0 have 227 KiB
 
 
-def compile_all(*options):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(Path(__file__).with_name("aot.py")), "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def compiling(*options, slow=False):
+    """A run of aot.py; an interpreter, which there may be here, compiles nothing."""
+    command = ("-u", "TRITON_INTERPRET", sys.executable, "aot.py", "--json", *options)
+    return pytest.param(command, id=" ".join(options), marks=[pytest.mark.slow] * slow)
 
 
-@pytest.fixture(scope="module", params=["90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("80", "100"))])
-def codes(request):
-    return compile_all("--arch", request.param)
+def compiled(*processes):
+    return pytest.mark.parametrize("process", processes, indirect=True)
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def screen(request):
-    return compile_all("--screen", "--arch", *request.param)
+every_kernel = compiled(
+    compiling("--arch", "90"), compiling("--arch", "80", slow=True), compiling("--arch", "100", slow=True)
+)
+screen, measured = (
+    compiled(compiling(part, "--arch", "80", "90"), compiling(part, "--arch", "100", slow=True))
+    for part in ("--screen", "--bytes")
+)
+lists = compiled(compiling("--lists", "--arch", "80", "90"))
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def measured(request):
-    return compile_all("--bytes", "--arch", *request.param)
-
-
-@pytest.fixture(scope="module")
-def lists():
-    return compile_all("--lists", "--arch", *EVERY_DAY)
+@pytest.fixture
+def codes(process):
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 def spilled(codes):
@@ -57,22 +50,25 @@ def with_dot(codes, form):
     return [code for code in found if code["kernel"] != "column_sums" or " kept" not in code["name"]]
 
 
+@every_kernel
 def test_every_kernel_was_compiled(codes):
     assert {code["kernel"] for code in codes} == {*WITH_DOT, "nearest", "keep", "tile_races"}
 
 
-def test_the_screen_runs_on_tensor_cores_without_spills_on_every_architecture(screen):
-    first = [code for code in screen if code["kernel"] == "tile_bounds"]
+@screen
+def test_the_screen_runs_on_tensor_cores_without_spills_on_every_architecture(codes):
+    first = [code for code in codes if code["kernel"] == "tile_bounds"]
     assert set(Counter(code["arch"] for code in first).values()) == {6}
-    assert spilled(screen) == []
+    assert spilled(codes) == []
     assert [code["name"] for code in first if code["mma"] == 0 or {"SHFL", "LDL", "STL"} & code["loop"].keys()] == []
     assert [code["name"] for code in first if code["shared"] > (SMALLEST if code["arch"] == 80 else 227 * 1024)] == []
 
 
-def test_the_screen_costs_a_few_instructions_for_a_hundred_products(screen):
+@screen
+def test_the_screen_costs_a_few_instructions_for_a_hundred_products(codes):
     """All instructions of a tile at D = 784, a coordinate and score; the loop of three products takes 0.13."""
     at_most = {16: 0.12, 64: 0.06, 128: 0.055}
-    for code in (code for code in screen if code["kernel"] == "tile_bounds"):
+    for code in (code for code in codes if code["kernel"] == "tile_bounds"):
         rows = int(code["name"].split()[3].split("x")[0])
         assert code["per_coordinate"] < at_most[rows], code["name"]
         if rows > 16 and code["arch"] > 80:
@@ -81,16 +77,18 @@ def test_the_screen_costs_a_few_instructions_for_a_hundred_products(screen):
             assert code["per_coordinate"] < 0.04, code["name"]
 
 
-def test_the_screen_and_the_kernels_behind_it_are_all_compiled(screen):
+@screen
+def test_the_screen_and_the_kernels_behind_it_are_all_compiled(codes):
     coded = {"encode_samples", "encode_targets", "lower_bias"}
     decided = {"rescore", "keep", "near_sums", "add_shares", "split_rows"}
     plain = {"tile_minima", "part_minima", "nearest", "row_sums", "column_sums"}
-    assert {code["kernel"] for code in screen} == {"tile_bounds"} | coded | decided | plain
+    assert {code["kernel"] for code in codes} == {"tile_bounds"} | coded | decided | plain
 
 
-def test_l1_in_bytes_takes_one_instruction_for_four_coordinates_and_little_else(measured):
+@measured
+def test_l1_in_bytes_takes_one_instruction_for_four_coordinates_and_little_else(codes):
     """256 for a thread's 16 × 4 sums of 4 words, 20 loads and a few more, in registers for two programs at least."""
-    first = [code for code in measured if code["kernel"] == "byte_bounds"]
+    first = [code for code in codes if code["kernel"] == "byte_bounds"]
     assert set(Counter(code["arch"] for code in first).values()) == {6}
     for code in first:
         assert code["loop"]["VABSDIFF4"] == 256, code["name"]
@@ -100,20 +98,24 @@ def test_l1_in_bytes_takes_one_instruction_for_four_coordinates_and_little_else(
         assert code["registers"] <= (232 if " 16x" in code["name"] else 168), code["name"]
 
 
-def test_no_kernel_of_l1_in_bytes_spills(measured):
+@measured
+def test_no_kernel_of_l1_in_bytes_spills(codes):
     coded = {"byte_bounds", "encode_bytes", "row_offsets", "lower_bias_l1"}
-    assert {code["kernel"] for code in measured} == coded | {"rescore", "keep", "tile_minima", "part_minima"}
-    assert spilled(measured) == []
+    assert {code["kernel"] for code in codes} == coded | {"rescore", "keep", "tile_minima", "part_minima"}
+    assert spilled(codes) == []
 
 
+@every_kernel
 def test_nothing_is_spilled(codes):
     assert spilled(codes) == []
 
 
+@every_kernel
 def test_shared_memory_fits_two_programs_of_an_a100(codes):
     assert [code["name"] for code in codes if code["shared"] > 112 * 1024] == []
 
 
+@every_kernel
 def test_products_run_on_tensor_cores(codes):
     """Three products a chunk of 32, in two steps of 16 on warp groups, and few instructions beside them."""
     products = with_dot(codes, "inner")
@@ -124,6 +126,7 @@ def test_products_run_on_tensor_cores(codes):
     assert all(any("HGMMA" in op for op in code["loop"]) for code in warpgroup)
 
 
+@every_kernel
 def test_l1_adds_twice_a_coordinate_and_does_little_else(codes):
     """Two additions a coordinate is the least; FADD2 adds two pairs."""
     for code in with_dot(codes, "l1"):
@@ -134,7 +137,8 @@ def test_l1_adds_twice_a_coordinate_and_does_little_else(codes):
         assert not {"SHFL", "LDL", "STL", "BAR"} & code["loop"].keys(), code["name"]
 
 
-def test_sums_over_lists_leave_registers_for_two_programs_and_spill_none(lists):
-    assert Counter(code["kernel"] for code in lists) == {"list_sums": 8}
-    assert spilled(lists) == []
-    assert [code["name"] for code in lists if {"LDL", "STL"} & code["loop"].keys() or code["registers"] > 128] == []
+@lists
+def test_sums_over_lists_leave_registers_for_two_programs_and_spill_none(codes):
+    assert Counter(code["kernel"] for code in codes) == {"list_sums": 8}
+    assert spilled(codes) == []
+    assert [code["name"] for code in codes if {"LDL", "STL"} & code["loop"].keys() or code["registers"] > 128] == []
