@@ -105,9 +105,11 @@ class Run:
     def solve(self) -> tuple[Solution, bool]:
         """OTS; with a precision, again at half the tolerance until (5) and (6) hold. The flag says that they do."""
         tries = self.precision.tries if self.precision else 1
-        rule, source = self.rule, EveryRank(self.source) if self.ot.ranks else self.source
+        rule, source, drawn = self.rule, EveryRank(self.source) if self.ot.ranks else self.source, 0
         for _ in range(tries):
             solution = self.ot.solve(source, tol=rule, progress=self._progress(), **self.solve_options)
+            drawn += solution.samples
+            solution = replace(solution, samples=drawn)
             if self.precision is None or self.precision.transport_holds(self.ot, solution.report):
                 return solution, True
             rule = Chi2(rule.tol / 2) if isinstance(rule, Chi2) else rule
@@ -184,7 +186,8 @@ class Run:
         }
         if self.ot.ranks:
             state["random"] = self.ot.ranks.gather_objects(state["random"])
-        if self.writes:
+            self.ot.ranks.alone(lambda: checkpoint.write(path, state))
+        else:
             checkpoint.write(path, state)
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -287,6 +290,9 @@ def train(
     require_number("rounds", rounds, above=-1, whole=True)
     require_number("steps", steps, above=0, whole=True)
     require_number("batch_size", batch_size, above=0, whole=True)
+    require_number("replay", 1 if replay is None else replay, above=0, whole=True)
+    require_number("perturbation", perturbation, least=0)
+    require_number("seconds", 1 if seconds is None else seconds, least=0)
     if resume and out is None:
         raise InvalidArgument("resume", "a folder to resume from", "out=None", "give out= as well")
     device = next((q.device for q in generator.parameters()), torch.device("cpu"))

@@ -140,8 +140,8 @@ class Lists:
         few = positive <= most or positive * samples <= ENTRIES
         self.k = positive if few else min(most, max(least, ENTRIES // samples))
         self.whole = self.k == positive
-        self.x = torch.empty(samples, ot.shape.numel(), device=ot.device)
-        value, column = torch.empty(samples, self.k), torch.empty(samples, self.k, dtype=torch.int32)
+        self.x = torch.empty(samples, ot.shape.numel(), dtype=torch.float32, device=ot.device)
+        value, column = (torch.empty(samples, self.k, dtype=dtype) for dtype in (torch.float32, torch.int32))
         bias = ot._bias(ot.potential)
         for start in range(0, samples, batch):
             part = slice(start, min(samples, start + batch))

@@ -102,7 +102,7 @@ def reweight(
 
     The targets and what kernels lay out are shared with the old one. Raises `InvalidArgument` as the constructor does.
     """
-    shared = (ot.targets, ot.first, ot._kernel, ot._embedding, ot.ranks, ot.options, ot.cost)
+    shared = (ot.targets, ot.first, ot._kernel, ot._embedding, ot.ranks, ot.options, ot.cost, ot.ascent)
     new = copy.deepcopy(ot, {id(part): part for part in shared})
     new.weights.copy_(as_weights(weights, len(ot.targets)))
     return _carry(ot, new, torch.arange(len(ot.targets), device=ot.device), source)

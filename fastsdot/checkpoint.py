@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -17,7 +18,7 @@ from fastsdot.errors import InvalidArgument, RunError
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Save dicts, lists, tensors and JSON values; dict keys may be str or int."""
+    """Save dicts, lists, tensors, JSON values and NumPy scalars; dict keys may be str or int."""
     arrays: dict[str, Tensor] = {}
     tree = json.dumps(_split(state, "state", arrays))
     replace_file(path, safetensors.torch.save(arrays, metadata={"fastsdot": tree}))
@@ -59,7 +60,7 @@ def _split(value: Any, name: str, arrays: dict[str, Tensor]) -> Any:
         return {"items": [[key, _split(entry, f"{name}.{key}", arrays)] for key, entry in value.items()]}
     if isinstance(value, list | tuple):
         return [_split(entry, f"{name}.{i}", arrays) for i, entry in enumerate(value)]
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _join(value: Any, arrays: dict[str, Tensor]) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fastsdot import checkpoint, ots, saving
 from fastsdot.conditional_report import ConditionalReport, ConditionalSolution
 from fastsdot.costs import Pairing
-from fastsdot.errors import InvalidArgument
+from fastsdot.errors import InvalidArgument, require_number
 from fastsdot.labels import Classes, Label, Labels, classify
 from fastsdot.progress import Progress
 from fastsdot.replay import Replay
@@ -31,7 +31,8 @@ from fastsdot.storage import Storage, place
 from fastsdot.views import Picked
 from fastsdot.weights import as_weights
 
-UNFINISHED = (ots.Reason.CALLBACK, ots.Reason.MAX_SAMPLES)  # what a conditional solve ended by, in this order
+# What a conditional solve ended by, in this order.
+UNFINISHED = (ots.Reason.CALLBACK, ots.Reason.MAX_SECONDS, ots.Reason.MAX_SAMPLES)
 
 
 class ConditionalOT(nn.Module):
@@ -177,6 +178,7 @@ class ConditionalOT(nn.Module):
         *,
         tol: float | Rule = 0.05,
         max_samples: int | None = None,
+        max_seconds: float | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
         progress: Callable[[Progress], None] | None = None,
@@ -186,12 +188,15 @@ class ConditionalOT(nn.Module):
         """Solve every class as `SemiDiscreteOT.solve` does, to the same tolerance.
 
         One source serves all classes: what a callable has drawn for one is used for the others again. A mapping gives
-        each class its own, with None for all targets. max_samples bounds what one class sees. callback sees the rows
-        with their class under "class"; where it returns True, the class at hand is the last.
+        each class its own, with None for all targets. max_samples bounds what one class sees, max_seconds the time of
+        all. callback sees the rows with their class under "class"; where it returns True, the class at hand is the
+        last.
 
         Raises `InvalidArgument` for a mapping without one of the classes, and as `SemiDiscreteOT.solve` does.
         """
         started = time.perf_counter()
+        if max_seconds is not None:
+            require_number("max_seconds", max_seconds, above=0)
         one = callable(source) and not isinstance(source, Mapping)
         shared = Replay(over_ranks(source, None), self.shape, self.device) if one else None
         sources = self._sources(source) if shared is None else {label: shared.reader() for label in self._labels}
@@ -205,6 +210,8 @@ class ConditionalOT(nn.Module):
 
         for label, ot in self.items():
             tell = None if callback is None else partial(hear, label=label)
+            if max_seconds is not None:  # to judge a batch there is always time
+                options["max_seconds"] = max(1e-9, max_seconds - (time.perf_counter() - started))
             found[label] = ot.solve(sources[label], progress=progress, callback=tell, **options)
             if any(asked):
                 break

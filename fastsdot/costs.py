@@ -141,7 +141,9 @@ def _lp(p: float) -> Cost:
 
 
 def _power(x: Tensor, y: Tensor, p: float) -> Tensor:
-    return (x - y).abs().pow(p).sum(-1)
+    gap = (x - y).abs()
+    # below 1 the slope at 0 is infinite: what is smallest there is taken for 0, with a slope of 0
+    return (gap if p >= 1 else gap.clamp(min=torch.finfo(gap.dtype).tiny)).pow(p).sum(-1)
 
 
 _NAMED = {

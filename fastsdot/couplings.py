@@ -156,7 +156,7 @@ class Coupling:
         """
         index = self(x0, x1).index
         rows, size = torch.arange(len(index), device=index.device), (len(index), self.ot.targets.shape[0])
-        mass = torch.full((len(index),), 1 / len(index), device=index.device)
+        mass = torch.full((len(index),), 1 / max(1, len(index)), device=index.device)
         return torch.sparse_coo_tensor(
             torch.stack((rows, index)), mass, size, is_coalesced=True, check_invariants=False
         )

@@ -30,7 +30,7 @@ class Classes:
         One label stands for n equal ones. Raises `InvalidArgument` for a label that is not a class, other kinds of
         labels, and another number of them.
         """
-        if labels is None or isinstance(labels, int | str):
+        if labels is None or isinstance(labels, int | str | np.generic):
             return torch.tensor(self._code(labels)).expand(n)
         if isinstance(labels, Tensor | np.ndarray) and self.integers is not None:
             labels = torch.as_tensor(labels).cpu()

@@ -6,7 +6,7 @@ of y_j. It is maximised over a finite sample, smoothed at a temperature τ (`fas
 that share a sample at τ.
 
 1. The start is the last potential, moved with the mean cost of each target where the source has moved, if a pilot
-   finds χ² ≤ `WARM`; otherwise it is cold.
+   finds χ² ≤ `WARM` by a standard error, or is too small to tell; otherwise it is cold.
 2. From a cold start τ falls from σ, the standard deviation of the cost less its row and column means, so that P
    falls by `COOLING` at a time to `PERPLEXITY`. A level has N/P directions to learn and draws `PER_DIRECTION` times as
    many samples.
@@ -43,7 +43,7 @@ from fastsdot.stopping import Rule, as_rule, asks
 if TYPE_CHECKING:
     from fastsdot.semidiscrete import SemiDiscreteOT
 
-WARM = 0.5  # χ² on the pilot, at most, of a potential that is not learnt again
+WARM = 0.5  # χ² on the pilot, and a standard error, from which a potential is learnt again
 PILOT = 1024  # samples behind σ and the mean cost, at most
 ROWS, DEVICE_ROWS = 1024, 4096  # samples a call of the kernels, by default; on a GPU the launches are paid for by more
 BUDGET = 200  # samples a target, where max_samples is None
@@ -108,8 +108,9 @@ def begin(ot: "SemiDiscreteOT", x: Tensor) -> tuple[Ascent, bool]:
         hits = Survey(ot.atoms, ot.potential, soft=False)
         hits.add(x.new_zeros(x.shape[0]), ot._assign(x, start.potential.float()))
         chi2 = hits.marginal.chi2()
-        if chi2.value + chi2.error < lowest:  # the first of those that the pilot cannot tell apart
-            best, lowest = start, chi2.value - chi2.error
+        blurred = best is fresh and not chi2.error < WARM / 2  # a few samples have to show that it is bad
+        if chi2.value + chi2.error < lowest or (blurred and not chi2.value - 2 * chi2.error > WARM):
+            best, lowest = start, chi2.value - chi2.error  # the first of those that the pilot cannot tell apart
     return best, best is fresh
 
 
@@ -199,6 +200,11 @@ def solve(
         passed = time.perf_counter() - started > max_seconds
         return passed if ot.ranks is None else ot.ranks.agree(passed)
 
+    def step() -> bool:
+        if progress:
+            show(history[-1]["dual"] if history else math.nan)
+        return late()
+
     def learn(stage: Stage, samples: int) -> None:
         """Fit to the stage, or to so many samples that are for that alone."""
         if sampler.even:
@@ -206,6 +212,7 @@ def solve(
         if stage.samples:
             improve(ot, state, stage, perplexity)
 
+    sampler.step = step
     if cold:
         state.candidates = cool(ot, sampler, pilot, batch, budget // 2, late)
         state.fitted = state.candidates.samples

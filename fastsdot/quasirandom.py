@@ -40,13 +40,14 @@ def evenly(source: SourceLike, device: torch.device, generator: torch.Generator 
 
 
 def quantiles(distribution: Distribution, generator: torch.Generator | None) -> Source | None:
-    """Quantiles of a scrambled Sobol' sequence, seeded by the generator; None where the distribution has none."""
-    shape, median = distribution.batch_shape, distribution.mean.new_tensor(0.5)
-    exact = torch.finfo(median.dtype).eps
+    """Quantiles of a scrambled Sobol' sequence, seeded by the generator; None where they or the mean are not known."""
+    shape = distribution.batch_shape
     try:
+        median = distribution.mean.new_tensor(0.5)
         distribution.icdf(median.expand(shape))
     except NotImplementedError:
         return None
+    exact = torch.finfo(median.dtype).eps
     device = generator.device if generator else "cpu"
     seed = int(torch.randint(2**31, (), generator=generator, device=device))
     engine = SobolEngine(shape.numel(), scramble=True, seed=seed)

@@ -59,7 +59,7 @@ class Ranks:
 
     def first(self, make: Callable[[], Tensor], shape: tuple[int, ...], device: torch.device) -> Tensor:
         """make() of rank 0, float32 of that shape, on every rank; where it raises, all do."""
-        value, whole = torch.empty(shape, device=device), False
+        value, whole = torch.empty(shape, dtype=torch.float32, device=device), False
         try:
             if self.rank == 0:
                 value = make().contiguous()
@@ -71,6 +71,18 @@ class Ranks:
             raise RankError(self.rank, self.size, "rank 0 could not draw samples")
         self._call(dist.broadcast, value, dist.get_global_rank(self.group, 0))
         return value
+
+    def alone(self, write: Callable[[], None]) -> None:
+        """write() on rank 0, for which the others wait; where it raises, all do."""
+        whole = False
+        try:
+            if self.rank == 0:
+                write()
+            whole = True
+        finally:  # the others have to know before what was raised goes on
+            whole = self.agree(whole)
+        if not whole:
+            raise RankError(self.rank, self.size, "rank 0 could not write its file")
 
     def agree(self, stop: bool) -> bool:
         """The answer of rank 0, for decisions that clocks and callbacks make."""

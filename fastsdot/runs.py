@@ -15,12 +15,13 @@ from fastsdot.alternate import CHECKPOINT, REPORT
 from fastsdot.costs import make_cost
 from fastsdot.errors import InvalidArgument, RunError
 from fastsdot.semidiscrete import SemiDiscreteOT
+from fastsdot.stopping import as_rule
 from fastsdot.storage import fingerprint
 
 SETTINGS = "run.json"
 
 
-LEAST = {"targets": 1, "seed": 0, "latent_dim": 1, "rounds": 0, "tol": 0, "steps": 1, "batch_size": 1}
+LEAST = {"targets": 1, "seed": 0, "latent_dim": 1, "rounds": 0, "steps": 1, "batch_size": 1}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InvalidArgument(name, f"at least {least}", str(value), "raise it")
+        as_rule(self.tol)
 
     def read_targets(self) -> Tensor:
         """The targets [N, *shape], float32 in [−1, 1].

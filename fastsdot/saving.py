@@ -24,6 +24,8 @@ def state_of(ot: "SemiDiscreteOT") -> dict[str, Any]:
 
 def options_of(state: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The constructor's options of a saved transport, over which those given go."""
+    if "weights" in options:
+        raise InvalidArgument("weights", "none, since the file has them", "some", "load, and use reweight")
     if state["cost"].startswith("callable") and "cost" not in options:
         raise InvalidArgument("cost", "the callable again", "none", "give cost= as when it was saved")
     return {name: state[name] for name in ("cost", "p", "epsilon")} | options

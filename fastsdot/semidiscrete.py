@@ -39,7 +39,7 @@ class SemiDiscreteOT(nn.Module):
         A name of `fastsdot.costs`, or a callable `cost(x, y)` that broadcasts and reduces the last axis; p for "lp".
     weights
         [N], non-negative, scaled to sum 1; 1/N by default. A target of weight 0 is never chosen. Identical targets are
-        one at ε = 0: the first of them is chosen, with the weights of all (see `fastsdot.atoms`).
+        one at ε = 0: the first of them is chosen, with the weights of all, its own be 0 (see `fastsdot.atoms`).
     epsilon
         Entropic temperature in units of cost; 0 is hard.
     backend
@@ -83,8 +83,7 @@ class SemiDiscreteOT(nn.Module):
     ):
         super().__init__()
         self.cost = make_cost(cost, p)
-        if not 0 <= epsilon < float("inf"):
-            raise InvalidArgument("epsilon", "a finite number ≥ 0, in units of cost", repr(epsilon), "use 0 for hard")
+        require_number("epsilon", epsilon, least=0)
         self.epsilon = float(epsilon)
         if memory is not None:
             require_number("memory", memory, above=-1, whole=True)
@@ -213,9 +212,10 @@ class SemiDiscreteOT(nn.Module):
     def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k smallest c(x, y_j) − ψ_j in ascending order and their targets' indices: [B, k], [B, k] int64.
 
-        Raises `InvalidArgument` unless 1 ≤ k ≤ N, and as `assign` does.
+        Raises `InvalidArgument` unless k is an integer, 1 ≤ k ≤ N, and as `assign` does.
         """
-        if not 1 <= k <= self.targets.shape[0]:
+        require_number("k", k, least=1, whole=True)
+        if k > self.targets.shape[0]:
             raise InvalidArgument("k", f"1 ≤ k ≤ {self.targets.shape[0]}, the number of targets", str(k), "lower k")
         x = self._flat(x)
         value, index = kernels.topk(self._embed(x), self._kernel, self._bias(self.potential), k)
@@ -295,10 +295,11 @@ class SemiDiscreteOT(nn.Module):
 
         The targets themselves are not stored. Of several ranks the first writes; the others wait for it.
         """
-        if self.ranks is None or self.ranks.rank == 0:
+
+        def write() -> None:
             checkpoint.write(Path(path), saving.state_of(self))
-        if self.ranks is not None:
-            self.ranks.agree(True)
+
+        write() if self.ranks is None else self.ranks.alone(write)
 
     @classmethod
     def load(cls, path: str | Path, targets: Tensor | np.ndarray, **options) -> "SemiDiscreteOT":
@@ -312,7 +313,7 @@ class SemiDiscreteOT(nn.Module):
         if "weights" not in state:
             remedy = "use ConditionalOT.load, or for a run's checkpoint train(..., resume=True)"
             raise InvalidArgument("path", "a file of one SemiDiscreteOT", str(path), remedy)
-        ot = cls(targets, weights=state["weights"], **saving.options_of(state, options))
+        ot = cls(targets, **saving.options_of(state, options))
         saving.restore(ot, state)
         return ot
 
@@ -329,8 +330,9 @@ class SemiDiscreteOT(nn.Module):
             )
         if x.device != self.device:
             raise InvalidArgument("x", f"device {self.device}", str(x.device), "move x or the module with .to()")
+        x = x.reshape(x.shape[0], self.shape.numel()).float()
         require_finite("x", x)
-        return x.reshape(x.shape[0], self.shape.numel()).float()
+        return x
 
     @torch.no_grad()
     def _soft(self, x: Tensor) -> tuple[Tensor, Tensor]:

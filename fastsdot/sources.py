@@ -144,13 +144,14 @@ def draw(source: Source, n: int, shape: torch.Size, device: torch.device, finite
     if not isinstance(x, Tensor):
         raise SourceError("source", "a torch.Tensor", type(x).__name__, "convert it, with torch.as_tensor say")
     if tuple(x.shape) != (n, *shape):
-        raise SourceError(
-            "source", f"shape {(n, *shape)}", f"shape {tuple(x.shape)}", "return samples shaped like one target"
-        )
+        sizes = ", ".join(("n", *map(str, shape)))
+        remedy = f"return samples shaped like one target, as lambda n: torch.randn({sizes}) does"
+        raise SourceError("source", f"shape {(n, *shape)}", f"shape {tuple(x.shape)}", remedy)
     if x.device.type != device.type or (device.index is not None and x.device != device):
         raise SourceError("source", f"device {device}", f"device {x.device}", "sample there, or move the targets")
     if not x.is_floating_point():
         raise SourceError("source", "a floating point dtype", str(x.dtype), "return x.float()")
+    x = x.detach().reshape(n, shape.numel()).float()
     if finite:
         require_finite("source", x, SourceError)
-    return x.detach().reshape(n, shape.numel()).float()
+    return x

@@ -69,7 +69,9 @@ class Sampler:
         self.shape, self.device, self.samples = ot.shape, ot.device, 0
         self.ranks = None if isinstance(source, EveryRank) else ot.ranks
         self.later = later and ot.device.type != "cpu" and ot.ranks is None
-        self.residue = torch.zeros((), device=ot.device)  # 0 x summed over batches: NaN where one of x is not finite
+        self.step: Callable[[], bool] = lambda: False  # called after a batch for a fit: whether the time is up
+        # 0 x summed over batches: NaN where one of x is not finite
+        self.residue = torch.zeros((), dtype=torch.float32, device=ot.device)
 
     def __call__(self, n: int, even: bool = False) -> Tensor:
         """`even` for a fit alone: quasi-random where that is known for the source."""
@@ -139,11 +141,11 @@ class Stage:
         self.found.add(phi, chosen)
 
     def extend(self, sampler: Sampler, samples: int, batch: int) -> "Stage":
-        """Samples that are for a fit alone."""
+        """Samples that are for a fit alone, fewer when the time is up."""
         self.even, batch = sampler.even is not None, equally(samples, batch)
         while samples > 0:
             self.take(sampler(min(batch, samples), even=True))
-            samples -= batch
+            samples = 0 if sampler.step() else samples - batch
         sampler.check()
         return self
 

@@ -76,6 +76,7 @@ def as_rule(tol: "float | Rule") -> Rule:
 class Histogram:
     """The paper's rule: `hits` expected samples in each of `bins` bins of targets, and every bin in [low, high].
 
+    Raises `InvalidArgument` unless bins ≥ 1 and 1 ≤ hits, low ≤ hits ≤ high.
     Source: the code of Chen et al. 2019 (256 000 samples in 1 000 bins, each within [200, 320]); bins hold equal
     weight, and there are at most N.
     """
@@ -84,6 +85,13 @@ class Histogram:
     hits: int = 256
     low: int = 200
     high: int = 320
+
+    def __post_init__(self) -> None:
+        require_number("bins", self.bins, above=0, whole=True)
+        require_number("hits", self.hits, above=0, whole=True)
+        if not self.low <= self.hits <= self.high:
+            expected = f"{self.low} to {self.high}, what bins may have"
+            raise InvalidArgument("hits", expected, str(self.hits), "set low and high about it")
 
     def samples(self, n: int) -> int:
         return self.hits * min(self.bins, n)

@@ -186,7 +186,7 @@ class HostStage:
     def __init__(self, storage: Storage, rows: int, convert: Callable[[Tensor], Tensor]):
         d = storage.shape[1:].numel()
         self.read, self.convert, self.piece = storage.rows.read, convert, max(1, PIECE["cpu"] // max(1, d))
-        self.buffers = [torch.empty(rows, d) for _ in range(2)]
+        self.buffers = [torch.empty(rows, d, dtype=torch.float32) for _ in range(2)]
 
     def load(self, turn: int, start: int, stop: int) -> Tensor:
         out = self.buffers[turn][: stop - start]
@@ -235,7 +235,8 @@ def embed(
     Where the targets are a part of n, join takes their sum to the sum of all n, for the centre.
     """
     d = own.shape[1:].numel()
-    total, column = torch.zeros(d, dtype=torch.float64, device=own.device), torch.empty(own.shape[0], device=own.device)
+    total = torch.zeros(d, dtype=torch.float64, device=own.device)
+    column = torch.empty(own.shape[0], dtype=torch.float32, device=own.device)
     if cost.centred(d):
         for _, _, y in decoded(own):
             total += y.sum(0, dtype=torch.float64)
@@ -320,7 +321,7 @@ def as_rows(targets: Tensor | np.ndarray) -> MappedRows | HostRows:
     if isinstance(targets, np.ndarray):
         if targets.dtype not in READABLE:
             raise InvalidArgument("targets", "float or uint8", str(targets.dtype), "convert them, to float32 say")
-        if targets.ndim == 0 or targets.size == 0:
+        if targets.ndim < 2 or targets.size == 0:
             _no_targets(targets.shape)
         mapped = _mapped(targets)
         if mapped is not None:
@@ -338,13 +339,14 @@ def as_rows(targets: Tensor | np.ndarray) -> MappedRows | HostRows:
     if targets.dtype not in STORED:
         names = ", ".join(str(t).removeprefix("torch.") for t in STORED)
         raise InvalidArgument("targets", f"one of {names}", str(targets.dtype), "convert them, to float32 say")
-    if targets.dim() == 0 or targets.numel() == 0:
+    if targets.dim() < 2 or targets.numel() == 0:
         _no_targets(tuple(targets.shape))
     return HostRows(targets) if targets.device.type == "cpu" else DeviceRows(targets)
 
 
 def _no_targets(shape: tuple[int, ...]) -> None:
-    raise InvalidArgument("targets", "shape [N, ...] with N ≥ 1", f"shape {shape}", "give some targets")
+    remedy = "give targets[:, None], points on a line" if len(shape) == 1 and shape[0] else "give some targets"
+    raise InvalidArgument("targets", "shape [N, D] or [N, ...] with N ≥ 1", f"shape {shape}", remedy)
 
 
 def _mapped(array: np.ndarray) -> MappedRows | None:
@@ -361,7 +363,9 @@ def fingerprint(targets) -> str:
     """Shape, dtype and a hash of up to 1 024 evenly spaced targets, of a Tensor or of what `place` or `share` made."""
     if hasattr(targets, "whole"):
         return targets.whole
-    rows = torch.linspace(0, targets.shape[0] - 1, min(1024, targets.shape[0])).long()
+    n = targets.shape[0]
+    few = min(1024, n)
+    rows = torch.arange(few) * (n - 1) // max(1, few - 1)
     sample = targets[rows.to(targets.device)].cpu().contiguous()
     digest = hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
     return f"{list(targets.shape)} {str(targets.dtype).removeprefix('torch.')} {digest}"

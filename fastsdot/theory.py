@@ -21,7 +21,7 @@ import torch
 
 from fastsdot import kernels
 from fastsdot.costs import Cost
-from fastsdot.errors import InvalidArgument
+from fastsdot.errors import InvalidArgument, require_number
 from fastsdot.report import Report
 from fastsdot.semidiscrete import SemiDiscreteOT, decode
 
@@ -31,8 +31,9 @@ class Precision:
     """Stop `train` when a round cannot be shown to reduce the distance by the factor 1 − alpha.
 
     alpha, ot1 and fit are α, ε_ot1 and ε_fit: training is done when T_c^β ≤ fit. ot2 bounds E_ot2 in units of
-    cost^β besides α T_c^β; None leaves α T_c^β alone. OTS is repeated with half the tolerance, and FIT with as many
-    steps again, up to `tries` times each. Raises `InvalidArgument` unless 0 < α < ½, ε_ot1 ≥ 0, fit ≥ 0 and ot2 > 0.
+    cost^β besides α T_c^β; None leaves α T_c^β alone. OTS is repeated, a tolerance on χ² halved, and FIT with as many
+    steps again, up to `tries` times each. Raises `InvalidArgument` unless 0 < α < ½, ε_ot1 ≥ 0, fit ≥ 0, ot2 > 0 and
+    tries ≥ 1.
     Source: (5) to (7) in section 3.3 of Chen et al. 2019, as at the head of `fastsdot.theory`.
     """
 
@@ -45,8 +46,11 @@ class Precision:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
             raise InvalidArgument("alpha", "0 < α < ½", repr(self.alpha), "0.05 asks for 5 % a round")
-        if self.ot1 < 0 or self.fit < 0 or (self.ot2 is not None and self.ot2 <= 0):
-            raise InvalidArgument("precision", "ot1 ≥ 0, fit ≥ 0 and ot2 > 0", repr(self), "raise what is too low")
+        require_number("ot1", self.ot1, least=0)
+        require_number("fit", self.fit, least=0)
+        require_number("tries", self.tries, above=0, whole=True)
+        if self.ot2 is not None:
+            require_number("ot2", self.ot2, above=0)
 
     @property
     def fit_ratio(self) -> float:

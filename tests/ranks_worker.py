@@ -107,6 +107,14 @@ def broken_source(folder):
         together.solve(lambda n: torch.rand(n, 3))
 
 
+def broken_file(folder):
+    """A file that rank 0 cannot write ends the call on all."""
+    _, together = pair(2, None)
+    error = FileNotFoundError if dist.get_rank() == 0 else RankError
+    with pytest.raises(error):
+        together.save(folder / "missing" / "ot")
+
+
 def unreachable(folder):
     """A rank that never answers is an error within the timeout of the group."""
     _, together = pair(2, None)

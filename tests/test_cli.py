@@ -224,6 +224,12 @@ def test_bad_input_is_one_line_and_leaves_no_run(name, tmp_path):
     assert not (tmp_path / "run" / "checkpoint.json").exists()
 
 
+def test_a_tolerance_that_cannot_be_used_is_not_kept(run):
+    settings = (run / "run.json").read_text()
+    assert "tol: expected a finite number above 0" in refuse("train", "--resume", "--out", run, "--tol", 0)
+    assert (run / "run.json").read_text() == settings
+
+
 def test_a_run_without_a_checkpoint_cannot_be_evaluated_but_resumed(tmp_path, run):
     out = tmp_path / "run"
     out.mkdir()

@@ -292,3 +292,14 @@ def test_a_missing_class_of_sources_is_named():
         ot.solve(dict.fromkeys([0, 1, 2, 4, None], noise))
     with pytest.raises(InvalidArgument, match=r"label: expected one of the 5 classes .* received 9"):
         ot[9]
+
+
+def test_seconds_are_shared_by_the_classes():
+    ot, _, _ = make()
+    solution = ot.solve(noise, max_seconds=1e-6)
+    assert solution.reason is Reason.MAX_SECONDS
+    assert len(solution.classes) == len(list(ot.items()))
+    with pytest.raises(InvalidArgument, match="max_seconds: expected"):
+        ot.solve(noise, max_seconds=-1)
+    one = np.int64(0)
+    assert torch.equal(ot.assign(X, one), ot.assign(X, 0))

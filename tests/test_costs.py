@@ -95,3 +95,11 @@ def test_fit_loss_is_the_mean_cost(points):
 def test_unusable_costs_are_named(cost, p, message):
     with pytest.raises(InvalidArgument, match=message):
         SemiDiscreteOT(torch.zeros(2, 2), cost=cost, p=p)
+
+
+def test_a_power_below_one_has_a_slope_where_a_coordinate_coincides():
+    ot = SemiDiscreteOT(torch.zeros(3, 2), cost="lp", p=0.5)
+    x = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    value = ot.c_transform(x)
+    assert value.item() == pytest.approx(1)
+    assert torch.autograd.grad(value.sum(), x)[0].tolist() == [[0.0, 0.5]]

@@ -1,5 +1,6 @@
 """OTS on problems with known answers, and every way in which a solve can end."""
 
+import time
 from itertools import pairwise
 from typing import ClassVar
 
@@ -394,3 +395,53 @@ def test_the_start_follows_the_mean_cost_and_only_when_it_moved():
     change = relative(start.potential - before.potential)
     assert (change - relative(drift)).norm() < 0.3 * relative(drift).norm()
     assert start.candidates is None
+
+
+@pytest.mark.parametrize("samples", [4, 5, 40, 300])
+def test_a_budget_too_small_to_judge_the_potential_does_not_lose_it(samples):
+    ot = SemiDiscreteOT(torch.randn(1000, 8))
+    assert ot.solve(8, tol=0.1).converged
+    for _ in range(5):
+        ot.solve(8, max_samples=samples)
+    assert ot.evaluate(8, 50_000).chi2 < 0.2
+
+
+def test_a_potential_that_a_few_samples_show_to_be_bad_is_learnt_anew():
+    ot = SemiDiscreteOT(torch.randn(1000, 8))
+    ot.potential.copy_(5 * torch.randn(1000))
+    ot.solve(8, max_samples=1000)
+    assert ot.evaluate(8, 50_000).chi2 < 2
+
+
+def test_cooling_tells_of_each_batch_and_ends_in_time():
+    told = []
+    ot = SemiDiscreteOT(torch.randn(400, 12))
+    ot.solve(12, max_samples=8000, batch_size=64, progress=told.append)
+    steps = [event.done for event in told]
+    assert steps == sorted(steps)
+    assert max(after - before for before, after in pairwise(steps)) <= 64
+    drawn = []
+
+    def slow(n):
+        drawn.append(n)
+        time.sleep(0.02)
+        return torch.randn(n, 12)
+
+    ot = SemiDiscreteOT(torch.randn(400, 12))
+    solution = ot.solve(slow, max_seconds=1e-9, batch_size=64)
+    assert solution.reason is Reason.MAX_SECONDS
+    assert len(drawn) <= 3
+
+
+def test_a_distribution_that_does_not_know_its_mean_is_a_source():
+    normal = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+    moved = torch.distributions.TransformedDistribution(normal, [torch.distributions.AffineTransform(1.0, 2.0)])
+    assert SemiDiscreteOT(torch.randn(30, 2)).solve(moved, tol=0.2).converged
+
+
+@pytest.mark.parametrize(
+    ("values", "name"), [({"bins": 0}, "bins"), ({"hits": 0, "low": 0}, "hits"), ({"low": 300}, "hits")]
+)
+def test_a_histogram_that_nothing_fits_is_refused(values, name):
+    with pytest.raises(InvalidArgument, match=f"{name}: expected"):
+        Histogram(**values)

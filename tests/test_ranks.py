@@ -29,7 +29,7 @@ def test_four_ranks_give_what_one_process_gives(tmp_path):
 
 
 def test_what_cannot_work_is_an_error_on_every_rank(tmp_path):
-    launch(tmp_path, "disagree", "broken_source", "unreachable")
+    launch(tmp_path, "disagree", "broken_source", "broken_file", "unreachable")
 
 
 def test_a_killed_rank_is_restarted_and_the_solve_continues(tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from fastsdot import DataError, InvalidArgument, SemiDiscreteOT, storage
 from fastsdot.kernels import streaming
+from fastsdot.storage import fingerprint
 from fastsdot.views import Picked
 
 COSTS = [("sqeuclidean", None), ("euclidean", None), ("l1", None), ("lp", 1.5), ("dot", None), ("cosine", None)]
@@ -279,3 +280,23 @@ def test_blocks_that_are_where_they_are_wanted_are_laid_out_there(images, cost, 
     index = torch.tensor([5, 2, 2])
     assert torch.equal(there[index], torch.from_numpy(images)[index])
     assert torch.equal(Picked(there.rows, index).read(0, 3), torch.from_numpy(images)[index])
+
+
+def test_a_default_dtype_of_float64_changes_nothing():
+    y, x = torch.randn(60, 3), torch.randn(9, 3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for cost in ("sqeuclidean", "l1"):
+            ot = SemiDiscreteOT(y, cost=cost, memory=0)
+            assert torch.equal(ot.assign(x), SemiDiscreteOT(y, cost=cost).assign(x))
+            ot.solve(3, max_samples=500)
+            assert ot.bracket(3, 500).lower > 0
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_fingerprints_of_more_targets_than_float32_counts():
+    y = torch.zeros(2**24 + 4, 1, dtype=torch.uint8)
+    before = fingerprint(y)
+    y[-1] = 1
+    assert fingerprint(y) != before

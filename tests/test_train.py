@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -188,9 +189,12 @@ def test_unusable_arguments_are_named(options, message):
         run(**options)
 
 
-@pytest.mark.parametrize("options", [{"alpha": 0.5}, {"alpha": 0.0}, {"ot1": -1.0}, {"fit": -1.0}, {"ot2": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"alpha": 0.5}, {"alpha": 0.0}, {"ot1": -1.0}, {"ot1": np.nan}, {"fit": -1.0}, {"ot2": 0.0}, {"tries": 0}],
+)
 def test_unusable_precisions_are_named(options):
-    with pytest.raises(InvalidArgument, match=r"(alpha|precision): expected"):
+    with pytest.raises(InvalidArgument, match=f"{next(iter(options))}: expected"):
         Precision(**options)
 
 
@@ -245,3 +249,21 @@ def test_checkpoints_keep_nested_state(tmp_path):
     assert back["text"] == "tensor"
     assert back["dict"] == {"tensor": "not a tensor"}
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+@pytest.mark.parametrize("option", [{"perturbation": -1.0}, {"replay": 0}, {"seconds": float("nan")}])
+def test_numbers_that_fit_cannot_use_are_refused_before_the_first_solve(option):
+    with pytest.raises(InvalidArgument, match=f"{next(iter(option))}: expected"):
+        run(max_samples=10**9, **option)
+
+
+def test_a_round_counts_the_samples_of_all_its_solves():
+    result = run(precision=Precision(alpha=0.001, ot1=0.0, tries=2))
+    assert result.history[0]["samples"] > SMALL["max_samples"]
+
+
+def test_rates_of_numpy_are_saved(tmp_path):
+    generator = mlp(8, (64,), (64,))
+    options = {"optimizer": torch.optim.Adam(generator.parameters(), lr=np.float32(1e-3)), "rounds": 0}
+    train(generator, digits(), 8, out=tmp_path, max_samples=500, **options)
+    assert checkpoint.read(tmp_path / "checkpoint.safetensors")["optimizer"]["param_groups"][0]["lr"] < 2e-3
