@@ -224,6 +224,9 @@ class SemiDiscreteOT(nn.Module):
     def evaluate(self, source: SourceLike, samples: int = 100_000, batch_size: int | None = None) -> Report:
         """Measure marginal error, primal, dual and gap of the potential on fresh samples.
 
+        Batches are of at most `batch_size`, by default 4 096, and of at most a 16th of the samples; where ε > 0 what is
+        left over after whole batches is not drawn.
+
         Raises `InvalidArgument` for numbers out of range and `SourceError` for batches that are not finite samples.
         """
         return ots.evaluate(self, source, samples, batch_size)

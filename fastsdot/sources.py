@@ -57,7 +57,7 @@ class EveryRank:
     The group is that of the `SemiDiscreteOT` where it has one, and else the default one unless given. A `Pushforward`
     of an FSDP module is taken as one of every rank; a function has to say so itself, since it hides what it runs.
 
-    Raises `SourceError` when two ranks drew the same samples, and `RankError` when one does not answer.
+    Raises `SourceError` when ranks 0 and 1 drew the same samples, and `RankError` when one does not answer.
     """
 
     source: Source
