@@ -6,6 +6,10 @@ VENV ?= .venv
 # makes a training step many times slower.
 export OMP_WAIT_POLICY := passive
 
+# Each core takes one file of tests at a time, and computes with one thread.
+PYTEST := pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
+test wheel-test: export OMP_NUM_THREADS := 1
+
 .PHONY: demo test bench gpu-suite lint wheel-test clean
 
 demo: $(VENV)/.installed-train
@@ -14,7 +18,7 @@ demo: $(VENV)/.installed-train
 	$(VENV)/bin/fastsdot evaluate run/digits
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m $(PYTEST)
 
 bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python -m pytest benchmarks --benchmark-only
@@ -35,7 +39,7 @@ wheel-test:
 	.wheel-test/venv/bin/python -m pip install --quiet "fastsdot[test] @ file://$$(ls $(CURDIR)/.wheel-test/*.whl)" -c constraints.txt
 	.wheel-test/venv/bin/python -m pip install --quiet --no-deps torchcfm -c constraints.txt
 	cp -R tests examples README.md pyproject.toml .wheel-test/
-	cd .wheel-test && venv/bin/pytest
+	cd .wheel-test && venv/bin/$(PYTEST)
 
 clean:
 	rm -rf $(VENV) .wheel-test build *.egg-info .pytest_cache .benchmarks

@@ -239,7 +239,7 @@ def solve(
         if verdict or over or stop:
             break
         learned = state.fitted
-        learn(stage, following(learned, learned, rule, report))
+        learn(stage, following(learned, learned, rule, report) or wanted)  # a start that was moved has no samples
         wanted = following(state.fitted, learned, rule, report)
         stage = Stage(ot, perplexity)
     converged = verdict is True

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from fastsdot import Chi2, Histogram, InvalidArgument, NotConverged, Reason, SemiDiscreteOT, SourceError
 from fastsdot.networks import mlp
-from fastsdot.ots import begin
+from fastsdot.ots import WARM, begin
 from fastsdot.report import Survey
 from fastsdot.sources import Gaussian, Pushforward
 
@@ -411,6 +411,17 @@ def test_a_potential_that_a_few_samples_show_to_be_bad_is_learnt_anew():
     ot.potential.copy_(5 * torch.randn(1000))
     ot.solve(8, max_samples=1000)
     assert ot.evaluate(8, 50_000).chi2 < 2
+
+
+@pytest.mark.parametrize("source", [2, lambda n: torch.randn(n, 2)], ids=["quasi-random", "independent"])
+def test_a_potential_set_by_hand_is_learnt_further(source):
+    ot = SemiDiscreteOT(torch.randn(500, 2))
+    ot.solve(2, tol=0.02)
+    ot.potential += 0.002 * torch.randn(500)
+    assert 0.03 < ot.evaluate(2, 100_000).chi2 < WARM / 2
+    judged = []
+    assert ot.solve(source, tol=0.02, callback=lambda row: judged.append(row) or len(judged) > 50).converged
+    assert len(judged) > 1
 
 
 def test_cooling_tells_of_each_batch_and_ends_in_time():
