@@ -136,7 +136,8 @@ def parts(ot: SemiDiscreteOT | ConditionalOT) -> list[tuple[Label | None, SemiDi
 
 
 def twin(ot: SemiDiscreteOT | ConditionalOT) -> SemiDiscreteOT | ConditionalOT:
-    """The same targets, weights and kernels with a potential and a state of the solve of its own."""
+    """The same targets, weights, kernels and lists with a potential and a state of the solve of its own."""
     names = ("targets", "weights", "first", "cost", "_embedding", "_kernel")
     shared = [getattr(part, name) for _, part in parts(ot) for name in names]
+    shared += [part.ascent.candidates for _, part in parts(ot) if part.ascent]  # which no fit changes
     return copy.deepcopy(ot, {id(value): value for value in shared})

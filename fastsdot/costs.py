@@ -29,6 +29,7 @@ from fastsdot.kernels.form import Form
 Pairing = Callable[[Tensor, Tensor], Tensor]
 
 LOW_DIMENSION = 16  # below it, differences are faster and more accurate than a product of matrices
+LARGEST = torch.finfo(torch.float32).max / 4
 
 
 class Embedding(NamedTuple):
@@ -62,7 +63,8 @@ class Cost:
     def embed_targets(self, y: Tensor, centre: Tensor | None = None) -> Embedding:
         """Split c for targets y [N, D]; inner products are taken about a centre, where they round least.
 
-        The centre is the targets' mean, or the one given [D] when y is a part of them.
+        The centre is the targets' mean, or the one given [D] when y is a part of them. Raises `InvalidArgument` for
+        targets whose squares float32 cannot hold.
         """
         column = y.new_zeros(y.shape[0])
         if not self.centred(y.shape[1]):
@@ -70,9 +72,11 @@ class Cost:
         elif centre is None:
             centre = (sum(part.sum(0) for part in in_float64(y)) / len(y)).to(y.dtype)
         rows = self.embed_rows(y, centre)
-        if self.centred(y.shape[1]) and self.name == "sqeuclidean":
+        if self.name == "sqeuclidean":
             square = torch.cat([part.square().sum(1) for part in in_float64(rows)])
-            return Embedding(Form("inner", scale=2.0), rows, square.to(y.dtype), centre)
+            _squared(square)
+            if self.centred(y.shape[1]):
+                return Embedding(Form("inner", scale=2.0), rows, square.to(y.dtype), centre)
         if self.name in ("dot", "cosine"):
             return Embedding(Form("inner"), rows, column, centre)
         if self.p is not None:
@@ -102,6 +106,14 @@ class Cost:
         if self.name == "dot":
             return _dot(x, embedding.centre)  # autocast would lower the precision of x @ centre
         return x.new_full((x.shape[0],), 1.0 if self.name == "cosine" else 0.0)
+
+
+def _squared(square: Tensor) -> None:
+    """Raise for ‖y‖² of which ‖x − y‖², for x as large, is no number of float32."""
+    largest = float(square.max())
+    if not largest < LARGEST:
+        expected, received = f"‖y‖² below {LARGEST:.1g}, which float32 can hold", f"{largest:.3g}"
+        raise InvalidArgument("targets", expected, received, "divide targets and samples by one number")
 
 
 AT_ONCE = 2**24  # coordinates that are float64 at once

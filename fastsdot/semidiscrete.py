@@ -22,7 +22,7 @@ from fastsdot.report import Report
 from fastsdot.sources import SourceLike
 from fastsdot.stages import Ascent
 from fastsdot.stopping import Rule
-from fastsdot.storage import STORED, Storage, decode, place
+from fastsdot.storage import Storage, decode, place
 from fastsdot.weights import as_weights
 
 
@@ -116,15 +116,14 @@ class SemiDiscreteOT(nn.Module):
         self._kernel = kernels.prepare(self._embedding.y, self._embedding.form, **self.requested)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SemiDiscreteOT":
-        """Follow `.to(device)`; the potential and the weights stay float32 whatever dtype the module is cast to."""
-        kept = {"potential": self.potential, "weights": self.weights}
+        """Follow `.to(device)`; whatever dtype the module is cast to, what it holds keeps its own."""
+        kept = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
+        for name, value in kept.items():
+            if getattr(self, name).dtype != value.dtype:
+                setattr(self, name, value.to(self.device))
         if not isinstance(self.targets, Tensor):
             self.targets = self.targets.to(self.weights.device)
-        for name, value in kept.items():
-            setattr(self, name, value.to(self.targets.device))
-        if self.targets.dtype not in STORED:
-            self.targets = self.targets.float()
         if self.ascent is not None:
             self.ascent = self.ascent.to(self.targets.device)
         self._prepare()

@@ -162,9 +162,11 @@ def test_module_behaviour():
     other.potential.zero_()
     other.load_state_dict(ot.state_dict())
     assert torch.equal(other.assign(x), ot.assign(x))
-    half = other.half()
-    assert half.potential.dtype == torch.float32
-    assert half.assign(x).shape == (13,)
+    for cast in (torch.nn.Module.half, torch.nn.Module.double):
+        cast(torch.nn.Sequential(other))
+        assert all(value.dtype == torch.float32 for value in other.buffers())
+        assert torch.equal(other.targets, ot.targets)
+        assert torch.equal(other.assign(x), ot.assign(x))
 
 
 def test_named_backends_agree_and_say_why_they_cannot_run():
@@ -205,6 +207,8 @@ NAN, INF = float("nan"), float("inf")
     [
         (torch.tensor([[1.0], [NAN]]), {}, "targets: expected finite values, received 1 NaN or infinite of 2"),
         (torch.tensor([[1.0], [INF]]), {}, "targets: expected finite values"),
+        (torch.tensor([[0.0], [1e19]]), {}, "targets: expected ‖y‖² below 9e.37, which .* received 1e.38"),
+        (2e19 * torch.eye(3, 40), {}, "targets: expected ‖y‖² below 9e.37"),
         (torch.zeros(0, 3), {}, r"targets: expected shape \[N, D\] or"),
         (torch.tensor(1.0), {}, "targets: expected shape"),
         (torch.zeros(2, 3, dtype=torch.int64), {}, "targets: expected one of float32"),
