@@ -32,5 +32,5 @@ def pytest_terminal_summary(terminalreporter, config):
         ours = timed.get("fastsdot", min(timed.values(), default=1.0))
         for name, seconds in sorted(timed.items(), key=lambda item: item[1]):
             terminalreporter.line(f"{name:24}{1e3 * seconds:11.2f} ms {seconds / ours:9.2f} × ours")
-        for name in results.keys() - timed.keys():
+        for name in (name for name in results if name not in timed):
             terminalreporter.line(f"{name:24}{'–':>11}    {results[name]}")

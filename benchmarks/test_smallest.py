@@ -1,21 +1,12 @@
 """The k smallest scores of rows and of columns in blocks of targets, compiled and by torch's selection."""
 
-import time
-
 import pytest
 import torch
-from problems import interleave
+from problems import interleave, processor
 
 from fastsdot.kernels import smallest
 
 SAMPLES, BLOCK, ROUNDS = 1024, 256, 9
-
-
-def processor(run):
-    """Seconds of all threads, which other work on a machine disturbs less."""
-    began = time.process_time()
-    run()
-    return time.process_time() - began
 
 
 @pytest.fixture
