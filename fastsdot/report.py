@@ -103,7 +103,7 @@ class SoftMarginal:
         return self.total / max(1, self.batches)
 
     def chi2(self) -> Estimate:
-        """χ̂² over whole groups, with the jackknife's standard error."""
+        """χ̂² over whole groups, with the jackknife's standard error, or as far as χ̂² is below 0, where χ² is not."""
         k = len(self.groups)
         if k < 3:
             return Estimate(math.inf, math.inf)
@@ -112,8 +112,8 @@ class SoftMarginal:
         products = (m / self.weights[positive].double()) @ m.T
         rows = products.sum(1) - products.diagonal()
         without = (rows.sum() - 2 * rows) / ((k - 1) * (k - 2))
-        value, spread = float(rows.sum()) / (k * (k - 1)), float((without - without.mean()).square().sum())
-        return Estimate(value - 1, math.sqrt(spread * (k - 1) / k))
+        value, spread = float(rows.sum()) / (k * (k - 1)) - 1, float((without - without.mean()).square().sum())
+        return Estimate(value, max(math.sqrt(spread * (k - 1) / k), -value))
 
 
 def student(p: float, freedom: int) -> float:

@@ -58,6 +58,15 @@ def test_too_few_samples_claim_nothing():
     assert mean_of([1.0], [10]).error == math.inf
 
 
+def test_groups_that_happen_to_cancel_claim_no_more_than_chi2_may_be():
+    marginal = SoftMarginal(torch.tensor([0.5, 0.5]))
+    for sign in (1, -1, 1, -1):  # any three of them say the same
+        marginal.add(0.5 + sign * torch.tensor([0.2, -0.2], dtype=torch.float64), 2)
+    estimate = marginal.chi2()
+    assert estimate.value == pytest.approx(-(0.4**2) / 3)
+    assert estimate.error == -estimate.value
+
+
 def test_zero_weights_do_not_enter_chi2():
     weights = torch.tensor([0.5, 0.0, 0.5])
     estimate = hits(torch.tensor([0.5, 0.0, 0.5]), weights, 5000, 0)
