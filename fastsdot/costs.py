@@ -29,7 +29,7 @@ from fastsdot.kernels.form import Form
 Pairing = Callable[[Tensor, Tensor], Tensor]
 
 LOW_DIMENSION = 16  # below it, differences are faster and more accurate than a product of matrices
-LARGEST = torch.finfo(torch.float32).max / 4
+LARGEST = torch.finfo(torch.float32).max / 4  # ‖y‖²
 
 
 class Embedding(NamedTuple):
@@ -112,7 +112,7 @@ def _squared(square: Tensor) -> None:
     """Raise for ‖y‖² of which ‖x − y‖², for x as large, is no number of float32."""
     largest = float(square.max())
     if not largest < LARGEST:
-        expected, received = f"‖y‖² below {LARGEST:.1g}, which float32 can hold", f"{largest:.3g}"
+        expected, received = f"‖y‖² below {LARGEST:.3g}, which float32 can hold", f"{largest:.3g}"
         raise InvalidArgument("targets", expected, received, "divide targets and samples by one number")
 
 

@@ -120,8 +120,9 @@ class SemiDiscreteOT(nn.Module):
         kept = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
         for name, value in kept.items():
-            if getattr(self, name).dtype != value.dtype:
-                setattr(self, name, value.to(self.device))
+            cast = getattr(self, name)
+            if cast.dtype != value.dtype:
+                setattr(self, name, value.to(cast.device))
         if not isinstance(self.targets, Tensor):
             self.targets = self.targets.to(self.weights.device)
         if self.ascent is not None:
