@@ -9,6 +9,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from fastsdot.kernels import Form
+
 CHECKED_ROWS = 16  # rows whose regret is computed in float64
 CHECKED_COORDINATES = 2**28  # of the targets that are float64 at once
 ROUNDING = 1e-6  # regret that float32 explains, as a share of the size of a cost
@@ -65,6 +67,11 @@ def _gaussian(n: int, d: int, device: str, seed: int) -> Tensor:
 @lru_cache(maxsize=1)
 def _targets(n: int, d: int, device: str) -> Tensor:
     return _gaussian(n, d, device, 0)
+
+
+def levels(form: Form, x: Tensor, y: Tensor) -> Tensor:
+    """The biases [N] that level the mean scores of targets y over samples x, as the start of a solve does."""
+    return -torch.cat([form.pairwise(x, part).mean(0) for part in y.split(1000)])
 
 
 LARGE = [Problem(cost, b, 60_000, 784) for cost in ("sqeuclidean", "l1") for b in (1, 16, 64, 256)]
